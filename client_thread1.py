@@ -18,6 +18,7 @@ HOST, PORT = "127.0.0.1", 8000
 MAX_BUFFER_SIZE = 5120  # bytes in a message, its newline not counted
 TIMEOUT = 10.0  # seconds to wait for the server
 GOODBYE = 1.0  # seconds to wait for the server to end the connection
+CLOSED = "the server closed the connection"
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def ask(soc: socket.socket) -> str:
 def check(soc: socket.socket) -> None:
     """Raise ConnectionError if the server has closed the connection."""
     if select.select([soc], [], [], 0)[0] and not soc.recv(1, socket.MSG_PEEK):
-        raise ConnectionError("the server closed the connection")
+        raise ConnectionError(CLOSED)
 
 
 def send(soc: socket.socket, replies: BinaryIO, line: str) -> None:
@@ -98,7 +99,7 @@ def send(soc: socket.socket, replies: BinaryIO, line: str) -> None:
         # ascii() spells out what could drive the terminal.
         print("Refused:", ascii(replies.readline(MAX_BUFFER_SIZE).decode().rstrip())[1:-1])
     elif reply != b"-":
-        raise ConnectionError(f"no reply but {reply!r}" if reply else "closed")
+        raise ConnectionError(f"no reply but {reply!r}" if reply else CLOSED)
 
 
 if __name__ == "__main__":

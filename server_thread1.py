@@ -87,12 +87,16 @@ def start_server(listener: socket.socket | None = None) -> None:
     Without a listener: on 127.0.0.1, port 8000. Raises OSError where it can't listen (any more).
     """
     clients: dict[socket.socket, threading.Thread] = {}
-    try:
-        with listener or open_listener() as listener:
+    with listener or open_listener() as listener:
+        try:
             show(f"Socket now listening on {host_and_port(listener.getsockname())}")
             accept_clients(listener, clients)
-    finally:
-        end_clients(clients)
+        except OSError:
+            if listener.fileno() != -1:
+                raise
+        finally:
+            stop_server(listener)  # it may be an error that ends it
+            end_clients(clients)
     if not clients:  # one that is left sticks in a console that takes no more
         show("Server stopped")
 
@@ -110,7 +114,7 @@ def stop_server(listener: socket.socket) -> None:
 
 
 def accept_clients(listener: socket.socket, clients: dict[socket.socket, threading.Thread]) -> None:
-    """Start a client_thread for each connection until the listener is closed.
+    """Start a client_thread for each connection, until the OSError of a closed listener.
 
     All else is left to that thread: to print here is to stand in line behind every busy client.
     """
@@ -121,8 +125,6 @@ def accept_clients(listener: socket.socket, clients: dict[socket.socket, threadi
         except (TimeoutError, ConnectionAbortedError):
             continue  # WINDOWS_POLL, or a client that left while it waited
         except OSError as error:
-            if listener.fileno() == -1:
-                return
             # As trio's serve_listeners(): wait out named errors only. To absorb any OSError, as
             # socketserver does, spins when descriptors run out and when the listener is gone.
             if error.errno not in CAPACITY_ERRNOS:
