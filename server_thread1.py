@@ -29,6 +29,8 @@ CROWD = 150  # threads, from which on they wait in line for the console
 CONSOLE = threading.Lock()
 CONSOLE_LINE: collections.deque["queue.SimpleQueue[None]"] = collections.deque()
 
+Clients = dict[socket.socket, threading.Thread]
+
 
 class MessageTooLong(ValueError):
     """A message is over the limit; the text is the reason."""
@@ -86,7 +88,7 @@ def start_server(listener: socket.socket | None = None) -> None:
 
     Without a listener: on 127.0.0.1, port 8000. Raises OSError where it can't listen (any more).
     """
-    clients: dict[socket.socket, threading.Thread] = {}
+    clients: Clients = {}
     with listener or open_listener() as listener:
         try:
             show(f"Socket now listening on {host_and_port(listener.getsockname())}")
@@ -113,7 +115,7 @@ def stop_server(listener: socket.socket) -> None:
             closing.shutdown(socket.SHUT_RDWR)
 
 
-def accept_clients(listener: socket.socket, clients: dict[socket.socket, threading.Thread]) -> None:
+def accept_clients(listener: socket.socket, clients: Clients) -> None:
     """Start a client_thread for each connection, until the OSError of a closed listener.
 
     All else is left to that thread: to print here is to stand in line behind every busy client.
@@ -146,7 +148,7 @@ def accept_clients(listener: socket.socket, clients: dict[socket.socket, threadi
             show(f"Connection {host_and_port(address)} closed")
 
 
-def end_clients(clients: dict[socket.socket, threading.Thread]) -> None:
+def end_clients(clients: Clients) -> None:
     """Let each client's message in hand be answered, then end what is left, within 2.5 seconds."""
     for how, seconds in STOP_STEPS.items():
         deadline = time.monotonic() + seconds
@@ -162,7 +164,7 @@ def client_thread(
     connection: socket.socket,
     address: tuple[str, int],
     listener: socket.socket,
-    clients: dict[socket.socket, threading.Thread],
+    clients: Clients,
 ) -> None:
     """Serve one client to its end, whatever that is; then close and forget the connection."""
     name = host_and_port(address)
