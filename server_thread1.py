@@ -141,7 +141,7 @@ def accept_clients(listener: socket.socket, clients: Clients) -> None:
         clients[connection] = threading.Thread(target=client_thread, args=arguments, daemon=True)
         try:
             clients[connection].start()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             connection.close()
             del clients[connection]
             show(f"Thread did not start. Error : {error}")

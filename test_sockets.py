@@ -483,9 +483,10 @@ def test_a_listener_that_is_gone_ends_the_server(console):
     assert server.listener.fileno() == -1
 
 
-def test_a_thread_that_cannot_start_closes_its_client_and_the_server_goes_on(server, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_a_thread_that_cannot_start_closes_its_client_alone(server, monkeypatch, error):
     def start(_):
-        raise RuntimeError("can't start new thread")
+        raise error("can't start new thread")
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
