@@ -45,8 +45,9 @@ def talk(soc: socket.socket) -> None:
     print("Please enter 'quit' to exit")
     try:
         with soc.makefile("rb") as replies:
-            while (line := ask(soc)) != "quit" and line.rstrip().lower() != "--quit--":
-                send(soc, replies, line)
+            while (line := ask(soc)).rstrip() != "quit" and line.rstrip().lower() != "--quit--":
+                for message in line.split("\n"):  # readline takes one, by Ctrl-V Ctrl-J
+                    send(soc, replies, message)
     except (EOFError, KeyboardInterrupt):
         print()
     soc.sendall(b"--quit--\n")

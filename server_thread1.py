@@ -259,10 +259,11 @@ def linger(connection: socket.socket) -> None:
 def show(text: str) -> None:
     """Write text to the console as lines of their own, which no other thread's run into.
 
-    Raises nothing: a console that is gone, full or short of a letter costs no client its reply.
+    Raises nothing: a console that is gone (or None), full or short of a letter costs no client its
+    reply.
     """
     line = in_turn() if threading.active_count() > CROWD else contextlib.nullcontext()
-    with line, CONSOLE, contextlib.suppress(OSError, ValueError):
+    with line, CONSOLE, contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.write(text + "\n")  # print() would write the newline apart
         sys.stdout.flush()
 

@@ -391,7 +391,7 @@ def test_only_a_crowd_of_threads_waits_in_line_for_the_console(console, monkeypa
 
 
 @pytest.mark.parametrize("method", ["write", "flush"])
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("closed")])
+@pytest.mark.parametrize("error", [OSError("full"), ValueError("closed"), AttributeError("None")])
 def test_a_console_that_takes_no_line_costs_no_client_its_reply(server, monkeypatch, method, error):
     def fail(*_):
         raise error
@@ -583,13 +583,14 @@ def test_a_signal_or_two_stop_the_script_with_fifty_idle_clients(script, number)
 # The client
 
 
-@pytest.mark.parametrize("typed", ["quit\nnever\n", "--Quit-- \nnever\n", ""])
-def test_the_client_leaves_properly_on_quit_and_at_the_end(type_in, monkeypatch, typed):
-    if typed:  # as on Windows
+@pytest.mark.parametrize("last", ["quit \n", "--Quit-- \n", ""])
+def test_the_client_leaves_properly_on_quit_and_at_the_end(type_in, monkeypatch, last):
+    if last:  # as on Windows
         monkeypatch.delattr(signal, "SIGIO")
-    shown, sent = type_in(io.StringIO(f"Zack\n\n{typed}"), b"--")
-    assert shown.rstrip("\n") == "Please enter 'quit' to exit\n ->  ->  -> "
-    assert sent == b"Zack\n\n--quit--\n"
+    lines = iter(["Zack\n", "\n", "two\nlines\n", last, "never\n"])
+    shown, sent = type_in(types.SimpleNamespace(readline=lines.__next__), b"----")
+    assert shown.rstrip("\n") == "Please enter 'quit' to exit" + "\n" + " -> " * 4
+    assert sent == b"Zack\n\ntwo\nlines\n--quit--\n"
 
 
 def test_a_refusal_and_what_is_not_sent_are_told_and_the_prompt_comes_back(type_in):
