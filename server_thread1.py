@@ -50,7 +50,7 @@ def main() -> None:
         listener = open_listener(args.host, args.port)
     except (OSError, UnicodeError) as error:
         sys.exit(f"Bind failed. Error : {error}")
-    if hasattr(os, "sched_setaffinity"):
+    with contextlib.suppress(AttributeError, OSError):  # not on Linux, not permitted
         # The GIL lets one thread run at a time, and to hand it to a thread on another CPU costs
         # more than a message. The port picks the CPU, so that several copies spread out.
         cpus = sorted(os.sched_getaffinity(0))
@@ -70,16 +70,15 @@ def open_listener(host: str = HOST, port: int = PORT) -> socket.socket:
     family, _, _, _, address = infos[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     show("Socket created")
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(listener)
         if os.name == "posix":  # on Windows it lets a second server take a live port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         else:
             listener.settimeout(WINDOWS_POLL)
         listener.bind(address)
         listener.listen(socket.SOMAXCONN)
-    except OSError:
-        listener.close()
-        raise
+        stack.pop_all()  # it stays open, unless something was raised
     return listener
 
 
@@ -142,8 +141,8 @@ def accept_clients(listener: socket.socket, clients: Clients) -> None:
         try:
             clients[connection].start()
         except (RuntimeError, MemoryError) as error:
-            connection.close()
-            del clients[connection]
+            with connection:
+                del clients[connection]
             show(f"Thread did not start. Error : {error}")
             show(f"Connection {host_and_port(address)} closed")
 

@@ -609,6 +609,7 @@ def test_a_refusal_and_what_is_not_sent_are_told_and_the_prompt_comes_back(type_
     [
         (b"-", False, "timed out"),
         (b"SSH-2.0", False, "no reply but b'S'"),
+        (b"+OK", False, r"no reply but b'\+'"),
         (b"--", True, "the server closed the connection"),
         (b"!why", True, "the server closed the connection"),
     ],
