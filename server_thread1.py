@@ -261,9 +261,18 @@ def show(text: str) -> None:
     Raises nothing: a console that is gone (or None), full or short of a letter costs no client its
     reply.
     """
-    line = in_turn() if threading.active_count() > CROWD else contextlib.nullcontext()
-    with line, CONSOLE, contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stdout.write(text + "\n")  # print() would write the newline apart
+    if threading.active_count() > CROWD:
+        with in_turn(), CONSOLE:
+            write_lines(text)
+    else:
+        with CONSOLE:
+            write_lines(text)
+
+
+def write_lines(text: str) -> None:
+    """Write text and a newline in one, as print() does not, and flush it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
 
