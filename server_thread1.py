@@ -191,6 +191,8 @@ def answer_messages(connection: socket.socket, name: str, listener: socket.socke
     """
     processing = "Processing the input received from client\n"
     for message in receive_input(connection):
+        if listener.fileno() == -1:  # the stop cuts a line short: what came of it is no message
+            return
         try:
             text = message.decode("utf-8").rstrip()
         except UnicodeDecodeError as error:
@@ -201,8 +203,6 @@ def answer_messages(connection: socket.socket, name: str, listener: socket.socke
                 return
             show(processing + "Processed result: " + printable(process_input(text)))
             connection.sendall(b"-")
-        if listener.fileno() == -1:
-            return
 
 
 def receive_input(

@@ -528,6 +528,15 @@ def test_a_stop_waits_a_while_for_the_message_in_hand_and_for_no_other(
     assert "two" not in server.console.wait_for("Server stopped\n", patience > 1)
 
 
+def test_a_stop_makes_no_message_of_a_line_that_has_not_ended(server):
+    with server.connect() as soc:
+        soc.sendall(b"one\ntwo")
+        assert read(soc, 1) == b"-"
+        server.stop()
+        assert read(soc) == b""
+    assert "TWO" not in server.console.getvalue()
+
+
 def test_a_client_that_reads_no_replies_holds_up_neither_others_nor_the_stop(server, monkeypatch):
     monkeypatch.setattr(server_thread1, "STOP_STEPS", {socket.SHUT_RD: 0.1, socket.SHUT_RDWR: 5})
     server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # its clients inherit it
