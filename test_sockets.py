@@ -127,6 +127,7 @@ def script():
 
         def start(name, *args, screen=None, **streams):
             env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+            env["TERM"] = "dumb"  # no codes around the prompt
             argv = [sys.executable, HERE / f"{name}_thread1.py", *map(str, args)]
             streams = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE) | streams
             process = stack.enter_context(subprocess.Popen(argv, env=env, **streams))
@@ -641,7 +642,7 @@ def test_in_a_terminal_arrow_keys_work_and_every_end_is_orderly(server, script, 
     os.close(terminal)
     for number, line in enumerate([b"", b"Zack\r", b"\x1b[A\x1b[D\x1b[D!\r"], 1):
         os.write(keyboard, line)
-        client.console.wait_for(" -> ", number)
+        client.console.wait_for("\n -> ", number)  # on a new line: not one that is drawn again
     server.console.wait_for("Hello ZA!CK\n")
     if end == "stop":
         server.stop()
