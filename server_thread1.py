@@ -27,7 +27,7 @@ CAPACITY_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 WINDOWS_POLL = 0.5  # seconds; there Ctrl-C gets through a blocked accept() only when it times out
 CROWD = 150  # threads, from which on they wait in line for the console
 CONSOLE = threading.Lock()
-CONSOLE_LINE: collections.deque["queue.SimpleQueue[None]"] = collections.deque()
+CONSOLE_LINE: collections.deque[queue.SimpleQueue[None]] = collections.deque()
 
 Clients = dict[socket.socket, threading.Thread]
 
@@ -50,6 +50,9 @@ def main() -> None:
         listener = open_listener(args.host, args.port)
     except (OSError, UnicodeError) as error:
         sys.exit(f"Bind failed. Error : {error}")
+    # Every thread that waits for the GIL wakes up this often: at the usual 5 ms, thousands of them
+    # do little else. Nobody has to wait longer for it, since each message frees it several times.
+    sys.setswitchinterval(0.5)
     with contextlib.suppress(AttributeError, OSError):  # not on Linux, not permitted
         # The GIL lets one thread run at a time, and to hand it to a thread on another CPU costs
         # more than a message. The port picks the CPU, so that several copies spread out.
@@ -261,18 +264,9 @@ def show(text: str) -> None:
     Raises nothing: a console that is gone (or None), full or short of a letter costs no client its
     reply.
     """
-    if threading.active_count() > CROWD:
-        with in_turn(), CONSOLE:
-            write_lines(text)
-    else:
-        with CONSOLE:
-            write_lines(text)
-
-
-def write_lines(text: str) -> None:
-    """Write text and a newline in one, as print() does not, and flush it."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stdout.write(text + "\n")
+    line = in_turn() if threading.active_count() > CROWD else contextlib.nullcontext()
+    with line, CONSOLE, contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.write(text + "\n")  # in one, as print() does not
         sys.stdout.flush()
 
 
