@@ -45,7 +45,7 @@ def talk(soc: socket.socket) -> None:
     print("Please enter 'quit' to exit")
     try:
         with soc.makefile("rb") as replies:
-            while (line := ask(soc)).rstrip() != "quit" and line.rstrip().lower() != "--quit--":
+            while (line := ask(soc).rstrip()) != "quit" and line.lower() != "--quit--":
                 for message in line.split("\n"):  # readline takes one, by Ctrl-V Ctrl-J
                     send(soc, replies, message)
     except (EOFError, KeyboardInterrupt):

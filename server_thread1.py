@@ -22,12 +22,15 @@ HOST, PORT = "127.0.0.1", 8000  # an arbitrary non-privileged port
 MAX_BUFFER_SIZE = 5120  # bytes in a message, its line end not counted
 LINGER = 1.0  # seconds to read on for after the last reply
 STOP_STEPS = {socket.SHUT_RD: 2.0, socket.SHUT_RDWR: 0.5}  # seconds that each leaves to clients
-ACCEPT_PAUSE = 0.1  # seconds between two tries while the system lacks what accept() needs
-CAPACITY_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-WINDOWS_POLL = 0.5  # seconds; there Ctrl-C gets through a blocked accept() only when it times out
-CROWD = 150  # threads, from which on they wait in line for the console
+ACCEPT_POLL = 0.5  # seconds that accept() blocks for at most, so that a stop gets through
+ACCEPT_PAUSE = 0.1  # seconds between two tries while accept() fails for a reason that passes
+ACCEPT_QUIET = 10.0  # seconds at least between two lines on the console about that
+SHORTAGE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+NETWORK_ERRNOS = {errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EPERM}
+GIL_WAIT = 125e-6  # seconds for each client that a thread waits before it asks for the GIL
+CROWD = 150  # threads, from which on they queue for the console
 CONSOLE = threading.Lock()
-CONSOLE_LINE: collections.deque[queue.SimpleQueue[None]] = collections.deque()
+CONSOLE_QUEUE: collections.deque[queue.SimpleQueue[None]] = collections.deque()
 
 Clients = dict[socket.socket, threading.Thread]
 
@@ -50,9 +53,8 @@ def main() -> None:
         listener = open_listener(args.host, args.port)
     except (OSError, UnicodeError) as error:
         sys.exit(f"Bind failed. Error : {error}")
-    # Every thread that waits for the GIL wakes up this often: at the usual 5 ms, thousands of them
-    # do little else. Nobody has to wait longer for it, since each message frees it several times.
-    sys.setswitchinterval(0.5)
+    except KeyboardInterrupt:  # a name that takes long to look up
+        sys.exit(130)
     with contextlib.suppress(AttributeError, OSError):  # not on Linux, not permitted
         # The GIL lets one thread run at a time, and to hand it to a thread on another CPU costs
         # more than a message. The port picks the CPU, so that several copies spread out.
@@ -69,16 +71,17 @@ def open_listener(host: str = HOST, port: int = PORT) -> socket.socket:
 
     Raises OSError (port in use, unknown host, no permission) and UnicodeError (not a host name).
     """
-    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = infos[0]
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     show("Socket created")
     with contextlib.ExitStack() as stack:
         stack.enter_context(listener)
         if os.name == "posix":  # on Windows it lets a second server take a live port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:
-            listener.settimeout(WINDOWS_POLL)
+        # A signal handler runs in the main thread, as soon as that is back in Python. Without a
+        # timeout accept() may never be: on Windows (CPython issue 85609), or where the signal
+        # interrupted another thread.
+        listener.settimeout(ACCEPT_POLL)
         listener.bind(address)
         listener.listen(socket.SOMAXCONN)
         stack.pop_all()  # it stays open, unless something was raised
@@ -101,7 +104,7 @@ def start_server(listener: socket.socket | None = None) -> None:
         finally:
             stop_server(listener)  # it may be an error that ends it
             end_clients(clients)
-    if not clients:  # one that is left sticks in a console that takes no more
+    if not clients:  # one that is left may hold the console
         show("Server stopped")
 
 
@@ -122,32 +125,34 @@ def accept_clients(listener: socket.socket, clients: Clients) -> None:
 
     All else is left to that thread: to print here is to stand in line behind every busy client.
     """
-    waiting = False
+    quiet_until = 0.0
     while True:
         try:
             connection, address = listener.accept()
-        except (TimeoutError, ConnectionAbortedError):
-            continue  # WINDOWS_POLL, or a client that left while it waited
+        except (TimeoutError, ConnectionError):
+            continue  # ACCEPT_POLL, or a client that left while it waited
         except OSError as error:
             # As trio's serve_listeners(): wait out named errors only. To absorb any OSError, as
             # socketserver does, spins when descriptors run out and when the listener is gone.
-            if error.errno not in CAPACITY_ERRNOS:
+            if error.errno not in SHORTAGE_ERRNOS | NETWORK_ERRNOS:
                 raise
-            if not waiting:
+            if time.monotonic() >= quiet_until:
                 show(f"New clients have to wait. Error : {error}")
-            waiting = True
+                quiet_until = time.monotonic() + ACCEPT_QUIET
             time.sleep(ACCEPT_PAUSE)  # no event tells that descriptors are free again
             continue
-        waiting = False
-        arguments = (connection, address, listener, clients)
+        name = host_and_port(address)
+        arguments = (connection, name, listener, clients)
         clients[connection] = threading.Thread(target=client_thread, args=arguments, daemon=True)
+        # At the usual 5 ms, thousands of threads that wait for the GIL do little but ask for it.
+        sys.setswitchinterval(max(0.005, GIL_WAIT * len(clients)))
         try:
             clients[connection].start()
         except (RuntimeError, MemoryError) as error:
             with connection:
                 del clients[connection]
             show(f"Thread did not start. Error : {error}")
-            show(f"Connection {host_and_port(address)} closed")
+            show(f"Connection {name} closed")
 
 
 def end_clients(clients: Clients) -> None:
@@ -163,18 +168,16 @@ def end_clients(clients: Clients) -> None:
 
 
 def client_thread(
-    connection: socket.socket,
-    address: tuple[str, int],
-    listener: socket.socket,
-    clients: Clients,
+    connection: socket.socket, name: str, listener: socket.socket, clients: Clients
 ) -> None:
     """Serve one client to its end, whatever that is; then close and forget the connection."""
-    name = host_and_port(address)
     show(f"Connected with {name}")
     try:
         with connection:
-            # Else a peer whose cable was pulled holds its thread for ever.
+            # Without keepalive, a peer whose cable was pulled holds its thread for ever.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            # Else a second reply waits until the first is acknowledged (RFC 896): 40 ms.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 answer_messages(connection, name, listener)
             except MessageTooLong as error:
@@ -200,12 +203,12 @@ def answer_messages(connection: socket.socket, name: str, listener: socket.socke
             text = message.decode("utf-8").rstrip()
         except UnicodeDecodeError as error:
             refuse(connection, name, error)
-        else:
-            if text.lower() == "--quit--":
-                show(processing + "Client is requesting to quit")
-                return
-            show(processing + "Processed result: " + printable(process_input(text)))
-            connection.sendall(b"-")
+            continue
+        if text.lower() == "--quit--":
+            show(processing + "Client is requesting to quit")
+            return
+        show(processing + "Processed result: " + printable(process_input(text)))
+        connection.sendall(b"-")
 
 
 def receive_input(
@@ -225,7 +228,9 @@ def receive_input(
     by_lines, rest = False, b""
     while chunk := connection.recv(max_buffer_size + len(b"\r\n")):
         by_lines = by_lines or b"\n" in chunk
-        *messages, rest = (rest + chunk).split(b"\n") if by_lines else (chunk, b"")
+        messages = [chunk]
+        if by_lines:
+            *messages, rest = (rest + chunk).split(b"\n")
         for message in messages:
             yield checked(message)
         checked(rest)
@@ -264,7 +269,7 @@ def show(text: str) -> None:
     Raises nothing: a console that is gone (or None), full or short of a letter costs no client its
     reply.
     """
-    with in_turn() if threading.active_count() > CROWD else CONSOLE:
+    with queued() if threading.active_count() > CROWD else CONSOLE:
         try:
             sys.stdout.write(text + "\n")  # in one, as print() does not
             sys.stdout.flush()
@@ -273,23 +278,23 @@ def show(text: str) -> None:
 
 
 @contextlib.contextmanager
-def in_turn() -> Iterator[None]:
-    """Wait in line for the console, first come first served.
+def queued() -> Iterator[None]:
+    """Hold the console as in `with CONSOLE`, but first come, first served.
 
     For a threading.Lock alone, a thread that runs overtakes those that wait. That is faster for a
-    few, but of 1000 newcomers only 300 had a reply within 2 seconds; in line all have, within one.
+    few, but of 1000 newcomers only 300 had a reply within 2 seconds; queued all have, within one.
     """
     turn: queue.SimpleQueue[None] = queue.SimpleQueue()
-    CONSOLE_LINE.append(turn)
+    CONSOLE_QUEUE.append(turn)
+    if CONSOLE_QUEUE[0] is not turn:
+        turn.get()
     try:
-        if CONSOLE_LINE[0] is not turn:
-            turn.get()
         with CONSOLE:
             yield
     finally:
-        CONSOLE_LINE.remove(turn)
+        CONSOLE_QUEUE.popleft()
         with contextlib.suppress(IndexError):  # nobody waits
-            CONSOLE_LINE[0].put(None)  # twice does no harm: its thread is the first in any case
+            CONSOLE_QUEUE[0].put(None)  # twice does no harm: its thread is the first in any case
 
 
 def printable(text: str) -> str:
@@ -299,8 +304,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def host_and_port(address: tuple[str, int]) -> str:
+def host_and_port(address: tuple[str, int] | None) -> str:
     """Return an address as text, an IPv6 host in brackets (RFC 3986, 3.2.2)."""
+    if address is None:  # as macOS has it of a client that left while it waited
+        return "?"
     host, port = address[:2]  # IPv6 has two more
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
