@@ -37,7 +37,7 @@ def main() -> None:
     except (OSError, UnicodeError) as error:  # UnicodeError: not a host name
         sys.exit(f"Connection Error: {error}")
     except KeyboardInterrupt:  # before the prompt, or once more
-        sys.exit(130)
+        sys.exit(130)  # 128 and SIGINT, as shells have it
 
 
 def talk(soc: socket.socket) -> None:
@@ -53,7 +53,7 @@ def talk(soc: socket.socket) -> None:
     soc.sendall(b"--quit--\n")
     soc.shutdown(socket.SHUT_WR)
     soc.settimeout(GOODBYE)
-    with contextlib.suppress(OSError):  # a close() before the last reply could undo the quit
+    with contextlib.suppress(OSError):  # close() before the last reply could undo the quit
         soc.recv(MAX_BUFFER_SIZE)
 
 
@@ -66,6 +66,7 @@ def ask(soc: socket.socket) -> str:
     if hasattr(signal, "SIGIO"):  # on Windows a server that is gone shows with the next line
         signal.signal(signal.SIGIO, lambda *_: check(soc))
         fcntl.fcntl(soc, fcntl.F_SETOWN, os.getpid())
+        # F_SETFL sets all flags, and a socket with a timeout has O_NONBLOCK.
         fcntl.fcntl(soc, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
     check(soc)
     try:
@@ -74,7 +75,7 @@ def ask(soc: socket.socket) -> str:
         print()
         raise
     finally:
-        if hasattr(signal, "SIGIO"):
+        if hasattr(signal, "SIGIO"):  # a reply sends it, too, and by default it ends the process
             signal.signal(signal.SIGIO, signal.SIG_IGN)
 
 

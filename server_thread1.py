@@ -21,14 +21,15 @@ from collections.abc import Iterator
 HOST, PORT = "127.0.0.1", 8000  # an arbitrary non-privileged port
 MAX_BUFFER_SIZE = 5120  # bytes in a message, its line end not counted
 LINGER = 1.0  # seconds to read on for after the last reply
-STOP_STEPS = {socket.SHUT_RD: 2.0, socket.SHUT_RDWR: 0.5}  # seconds that each leaves to clients
+STOP_STEPS = {socket.SHUT_RD: 2.0, socket.SHUT_RDWR: 0.5}  # what to shut, seconds to wait then
 ACCEPT_POLL = 0.5  # seconds that accept() blocks for at most, so that a stop gets through
 ACCEPT_PAUSE = 0.1  # seconds between two tries while accept() fails for a reason that passes
 ACCEPT_QUIET = 10.0  # seconds between two lines on the console about that, at least
-# What accept(2) says of such reasons: a shortage here, or the network's trouble with one client
 SHORTAGE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-NETWORK_ERRNOS = {errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EPERM}
-GIL_WAIT = 125e-6  # seconds a client, after which a thread that waits for the GIL asks for it
+# One client's trouble (accept(2), Error handling; EOPNOTSUPP may be the listener's own, too)
+NETWORK_ERRNOS = {errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+NETWORK_ERRNOS |= {errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EPERM}
+GIL_WAIT = 125e-6  # seconds per client until a thread that waits for the GIL asks for it
 CROWD = 150  # threads; if there are more, they queue for the console
 CONSOLE = threading.Lock()
 CONSOLE_QUEUE: collections.deque[queue.SimpleQueue[None]] = collections.deque()
@@ -55,7 +56,7 @@ def main() -> None:
     except (OSError, UnicodeError) as error:
         sys.exit(f"Bind failed. Error : {error}")
     except KeyboardInterrupt:  # a name that takes long to look up
-        sys.exit(130)
+        sys.exit(130)  # 128 and SIGINT, as shells have it
     with contextlib.suppress(AttributeError, OSError):  # not on Linux, not permitted
         # The GIL lets one thread run at a time, and to hand it to a thread on another CPU costs
         # more than a message. The port picks the CPU, so that several copies spread out.
@@ -77,7 +78,9 @@ def open_listener(host: str = HOST, port: int = PORT) -> socket.socket:
     show("Socket created")
     with contextlib.ExitStack() as stack:
         stack.enter_context(listener)
-        if os.name == "posix":  # on Windows it lets a second server take a live port
+        # Without it, no restart while old connections are in TIME_WAIT (Linux: a minute). On
+        # Windows it would let a second server take a live port.
+        if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Python runs a signal's handler in the main thread, once that is out of accept(). Without
         # a timeout nothing may get it out: on Windows (CPython issue 85609), or where the system
@@ -100,7 +103,7 @@ def start_server(listener: socket.socket | None = None) -> None:
             show(f"Socket now listening on {host_and_port(listener.getsockname())}")
             accept_clients(listener, clients)
         except OSError:
-            if listener.fileno() != -1:
+            if listener.fileno() != -1:  # not closed by stop_server()
                 raise
         finally:
             stop_server(listener)  # it may be an error that ends it
@@ -115,7 +118,7 @@ def stop_server(listener: socket.socket) -> None:
     The sign to stop is the closed listener. A threading.Event would need a lock, and the thread
     that the signal handler interrupts could be holding it.
     """
-    # First, since shutdown() wakes the accept loop (on Linux; elsewhere ACCEPT_POLL does).
+    # Before shutdown(), since that wakes the accept loop (on Linux; elsewhere ACCEPT_POLL does).
     descriptor = listener.detach()
     if descriptor != -1:
         with socket.socket(fileno=descriptor) as closing, contextlib.suppress(OSError):
@@ -134,8 +137,8 @@ def accept_clients(listener: socket.socket, clients: Clients) -> None:
         except (TimeoutError, ConnectionError):
             continue  # ACCEPT_POLL, or a client that left while it waited
         except OSError as error:
-            # As trio's serve_listeners(): wait out named errors only. To absorb any OSError, as
-            # socketserver does, spins when descriptors run out and when the listener is gone.
+            # Named errors only are waited out, as trio does when descriptors run out. To absorb
+            # any OSError, as socketserver does, spins then, and when the listener is gone.
             if error.errno not in SHORTAGE_ERRNOS | NETWORK_ERRNOS:
                 raise
             if time.monotonic() >= quiet_until:
@@ -147,13 +150,14 @@ def accept_clients(listener: socket.socket, clients: Clients) -> None:
         arguments = (connection, name, listener, clients)
         clients[connection] = threading.Thread(target=client_thread, args=arguments, daemon=True)
         # At the usual 5 ms, thousands of threads that wait for the GIL do little but ask for it. A
-        # longer time for any number would have a few wait that long for one long process_input().
+        # long time for few clients, too, would make them wait that long for a slow process_input().
+        # When clients leave, it goes down with the next that comes.
         sys.setswitchinterval(max(0.005, GIL_WAIT * len(clients)))
         try:
             clients[connection].start()
         except (RuntimeError, MemoryError) as error:
-            with connection:
-                del clients[connection]
+            del clients[connection]
+            connection.close()
             show(f"Thread did not start. Error : {error}")
             show(f"Connection {name} closed")
 
@@ -162,11 +166,11 @@ def end_clients(clients: Clients) -> None:
     """Let each client's message in hand be answered, then end what is left, within 2.5 seconds."""
     for how, seconds in STOP_STEPS.items():
         deadline = time.monotonic() + seconds
-        threads = list(clients.items())
-        for connection, _ in threads:
+        pairs = list(clients.items())  # a copy, since the threads delete from it
+        for connection, _ in pairs:
             with contextlib.suppress(OSError):  # closed by now
                 connection.shutdown(how)  # wakes a recv(), SHUT_RDWR also a sendall()
-        for _, thread in threads:
+        for _, thread in pairs:
             thread.join(max(0, deadline - time.monotonic()))
 
 
@@ -200,7 +204,7 @@ def answer_messages(connection: socket.socket, name: str, listener: socket.socke
     """
     processing = "Processing the input received from client\n"
     for message in receive_input(connection):
-        if listener.fileno() == -1:  # the stop cuts a line short: what came of it is no message
+        if listener.fileno() == -1:  # stopped: not the message in hand, or a line cut short
             return
         try:
             text = message.decode("utf-8").rstrip()
@@ -317,6 +321,6 @@ def host_and_port(address: tuple[str, int] | None) -> str:
 
 if __name__ == "__main__":
     main()
-    # Without Python's own end: it flushes a console that is gone once more, for a traceback and
-    # status 120, and waits for a thread that sticks in one that takes no more.
+    # Python's own shutdown would flush the console again (a traceback and status 120, if it is
+    # gone), and could wait for a thread that is stuck in writing to a paused one.
     os._exit(0)

@@ -34,7 +34,7 @@ class Console(io.StringIO):
     """Collects what any thread writes, and can be waited on."""
 
     def write(self, text):
-        for part in text.splitlines(keepends=True):  # apart: it is no safer than a TextIOWrapper
+        for part in text.splitlines(keepends=True):  # in parts, as a TextIOWrapper may
             os.sched_yield()
             with CHANGED:
                 super().write(part)
@@ -420,20 +420,20 @@ class TestUnderLoadAndFaults:
                 raise errors.pop(0)
             return accept(listener)
 
-        shortage = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS]
-        network = [errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EPERM]
+        names = "EMFILE ENFILE ENOMEM ENOBUFS "  # a shortage; the others are the network's
+        names += "EPROTO ENETDOWN ENETUNREACH EHOSTUNREACH EHOSTDOWN ENOPROTOOPT EPERM"
         pauses, errors = [], []
         monkeypatch.setattr(server_thread1, "time", clock := Mock(sleep=pauses.append))
         monkeypatch.setattr(socket.socket, "accept", accept)
         for now, times in {100: 1, 109.9: 1, 110: 2}.items():
             clock.monotonic.return_value = now
-            errors += [OSError(number, "no more") for number in shortage + network]
+            errors += [OSError(getattr(errno, name), name) for name in names.split()]
             errors += [ConnectionAbortedError(), ConnectionResetError(), TimeoutError()]
             server.exchange(b"")  # for this one, accept() was called before
             assert server.exchange(b"Zack\n")[0] == b"-"
             told = re.findall(r"New clients have to wait. Error : (.*)", server.console.getvalue())
-            assert told == [f"[Errno {errno.EMFILE}] no more"] * times
-        assert pauses == [0.1] * 3 * len(shortage + network)
+            assert told == [f"[Errno {errno.EMFILE}] EMFILE"] * times
+        assert pauses == [0.1] * 3 * len(names.split())
 
     def test_any_other_error_of_accept_ends_the_server(self, monkeypatch):
         monkeypatch.setattr(socket.socket, "accept", Mock(side_effect=OSError("gone")))
