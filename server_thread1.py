@@ -25,10 +25,10 @@ STOP_STEPS = {socket.SHUT_RD: 2.0, socket.SHUT_RDWR: 0.5}  # what to shut, secon
 ACCEPT_POLL = 0.5  # seconds that accept() blocks for at most, so that a stop gets through
 ACCEPT_PAUSE = 0.1  # seconds between two tries while accept() fails for a reason that passes
 ACCEPT_QUIET = 10.0  # seconds between two lines on the console about that, at least
-SHORTAGE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+TRANSIENT_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}  # a shortage here
 # One client's trouble (accept(2), Error handling; EOPNOTSUPP may be the listener's own, too)
-NETWORK_ERRNOS = {errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
-NETWORK_ERRNOS |= {errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EPERM}
+TRANSIENT_ERRNOS |= {errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+TRANSIENT_ERRNOS |= {errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EPERM}
 GIL_WAIT = 125e-6  # seconds per client until a thread that waits for the GIL asks for it
 CROWD = 150  # threads; if there are more, they queue for the console
 CONSOLE = threading.Lock()
@@ -139,7 +139,7 @@ def accept_clients(listener: socket.socket, clients: Clients) -> None:
         except OSError as error:
             # Named errors only are waited out, as trio does when descriptors run out. To absorb
             # any OSError, as socketserver does, spins then, and when the listener is gone.
-            if error.errno not in SHORTAGE_ERRNOS | NETWORK_ERRNOS:
+            if error.errno not in TRANSIENT_ERRNOS:
                 raise
             if time.monotonic() >= quiet_until:
                 show(f"New clients have to wait. Error : {error}")
