@@ -1,107 +1,94 @@
-"""An interactive client: sends each line that is typed and waits for its reply."""
+"""An interactive client: it sends each line that is typed and waits for the server's reply."""
 
 import argparse
 import contextlib
 import io
-import os
-import select
 import signal
 import socket
 import sys
-from typing import BinaryIO
-
-with contextlib.suppress(ImportError):  # neither is on Windows
-    import fcntl
-    import readline  # noqa: F401 - gives input() arrow keys and a history
 
 HOST, PORT = "127.0.0.1", 8000
 MAX_BUFFER_SIZE = 5120  # bytes in a message, its newline not counted
 TIMEOUT = 10.0  # seconds to wait for the server
-GOODBYE = 1.0  # seconds to wait for the server to end the connection
-CLOSED = "the server closed the connection"
 
 
 def main() -> None:
-    """Talk as the command line says; exit status 1 where the server is not there or goes away."""
+    """Talk to the server. Exit with status 1 if the connection or the console fails."""
     parser = argparse.ArgumentParser(description="Send lines to server_thread1.py.")
     parser.add_argument("--host", default=HOST, help="the server's address (%(default)s)")
     parser.add_argument("--port", default=PORT, type=int, help="the server's port (%(default)s)")
     args = parser.parse_args()
-    if not 0 <= args.port <= 65535:
+    if not 0 <= args.port <= 65535:  # getaddrinfo() would take it modulo 65536.
         parser.error("argument --port: not in 0 to 65535")
-    if isinstance(sys.stdin, io.TextIOWrapper):  # not so in IDLE
-        sys.stdin.reconfigure(errors="surrogateescape")  # for send() to judge
     try:
-        with socket.create_connection((args.host, args.port), TIMEOUT) as soc:
-            talk(soc)
-    except (OSError, UnicodeError) as error:  # UnicodeError: not a host name
-        sys.exit(f"Connection Error: {error}")
-    except KeyboardInterrupt:  # before the prompt, or once more
-        sys.exit(130)  # 128 and SIGINT, as shells have it
+        try:
+            soc = socket.create_connection((args.host, args.port), TIMEOUT)
+        except (OSError, UnicodeError) as error:  # A UnicodeError means that it is no host name.
+            sys.exit(f"Connection Error: {error}")
+        prepare_console()
+        talk(soc)
+    except OSError as error:  # It is the console's: exchange() tells of the connection's.
+        sys.exit(f"Console Error: {error}")
+    except KeyboardInterrupt:  # It came before the prompt, or once more after it.
+        sys.exit(130)  # Shells use 128 + 2, the number of SIGINT.
+
+
+def prepare_console() -> None:
+    """Make the standard streams ready for input(), and let other signals act like Ctrl-C."""
+    for name in ("stdin", "stdout", "stderr"):  # One that is closed is None, and input() needs all.
+        setattr(sys, name, getattr(sys, name) or io.StringIO())
+    buffer = getattr(sys.stdout, "buffer", None)
+    if isinstance(buffer, io.BufferedWriter):  # Python would end with status 120 if it can't flush.
+        sys.stdout = io.TextIOWrapper(buffer.raw, sys.stdout.encoding, write_through=True)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # The server refuses what is not UTF-8.
+    with contextlib.suppress(ImportError):  # Windows has none.
+        import readline  # noqa: F401 - It gives input() arrow keys and a history.
+    for name in ("SIGTERM", "SIGHUP", "SIGQUIT"):  # Windows has only the first.
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL:  # It is not ignored.
+            signal.signal(number, signal.default_int_handler)
 
 
 def talk(soc: socket.socket) -> None:
-    """Send what is typed until 'quit', the end of the input or Ctrl-C. Raises OSError."""
-    print("Please enter 'quit' to exit")
-    try:
-        with soc.makefile("rb") as replies:
-            while (line := ask(soc).rstrip()) != "quit" and line.lower() != "--quit--":
-                for message in line.split("\n"):  # readline takes one, by Ctrl-V Ctrl-J
-                    send(soc, replies, message)
-    except (EOFError, KeyboardInterrupt):
-        print()
-    soc.sendall(b"--quit--\n")
-    soc.shutdown(socket.SHUT_WR)
-    soc.settimeout(GOODBYE)
-    with contextlib.suppress(OSError):  # close() before the last reply could undo the quit
-        soc.recv(MAX_BUFFER_SIZE)
+    """Send what is typed until 'quit', Ctrl-C or Ctrl-D. Raises OSError if the console fails."""
+    with soc, soc.makefile("rb") as replies:
+        try:
+            print("Please enter 'quit' to exit")
+            message = input(" -> ").rstrip()
+            while message != "quit" and message.lower() != "--quit--":
+                exchange(soc, replies, message)
+                message = input(" -> ").rstrip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+        finally:
+            with contextlib.suppress(OSError):  # Nothing is lost if the good-bye fails.
+                soc.settimeout(1)  # A server that does not close is left after a second.
+                soc.sendall(b"--quit--\n")
+                soc.shutdown(socket.SHUT_WR)
+                soc.recv(MAX_BUFFER_SIZE)  # close() with a reply unread might undo the good-bye.
 
 
-def ask(soc: socket.socket) -> str:
-    """Return the line typed at the prompt. Raises EOFError, and OSError once the server is gone.
-
-    The kernel sends SIGIO when the server closes (fcntl(2), O_ASYNC), and what its handler raises
-    ends input() and restores the terminal: a thread that watches could do neither.
-    """
-    if hasattr(signal, "SIGIO"):  # on Windows a server that is gone shows with the next line
-        signal.signal(signal.SIGIO, lambda *_: check(soc))
-        fcntl.fcntl(soc, fcntl.F_SETOWN, os.getpid())
-        # F_SETFL sets all flags, and a socket with a timeout has O_NONBLOCK.
-        fcntl.fcntl(soc, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
-    check(soc)
-    try:
-        return input(" -> ")
-    except OSError:
-        print()
-        raise
-    finally:
-        if hasattr(signal, "SIGIO"):  # a reply sends it, too, and by default it ends the process
-            signal.signal(signal.SIGIO, signal.SIG_IGN)
-
-
-def check(soc: socket.socket) -> None:
-    """Raise ConnectionError if the server has closed the connection."""
-    if select.select([soc], [], [], 0)[0] and not soc.recv(1, socket.MSG_PEEK):
-        raise ConnectionError(CLOSED)
-
-
-def send(soc: socket.socket, replies: BinaryIO, line: str) -> None:
-    """Send a line and wait for its reply, or say why not. Raises OSError."""
-    try:
-        message = line.encode("utf-8", "surrogateescape")
-        message.decode("utf-8")
-        if len(message) > MAX_BUFFER_SIZE:
-            raise ValueError(f"message over {MAX_BUFFER_SIZE} bytes")
-    except ValueError as error:
-        print(f"Not sent: {error}")
-        return
-    soc.sendall(message + b"\n")
-    reply = replies.read(1)
-    if reply == b"!":
-        # ascii() spells out what could drive the terminal.
-        print("Refused:", ascii(replies.readline(MAX_BUFFER_SIZE).decode().rstrip())[1:-1])
-    elif reply != b"-":
-        raise ConnectionError(f"no reply but {reply!r}" if reply else CLOSED)
+def exchange(soc: socket.socket, replies: io.BufferedReader, message: str) -> None:
+    """Send a message and wait for its reply. Exits if the connection fails."""
+    data = message.encode("utf-8", "surrogateescape")
+    if len(data) > MAX_BUFFER_SIZE:
+        print(f"Not sent: message over {MAX_BUFFER_SIZE} bytes")
+    elif "\n" in message:  # Ctrl-V Ctrl-J types one, and it would make two messages of the line.
+        print("Not sent: message over one line")
+    else:
+        try:
+            soc.sendall(data + b"\n")
+            reply = replies.read(1)
+            reason = replies.readline(MAX_BUFFER_SIZE) if reply == b"!" else b""
+        except OSError as error:
+            sys.exit(f"Connection Error: {error}")
+        if reason:  # ascii() spells out what could drive the terminal.
+            print("Refused:", ascii(reason.decode(errors="replace").rstrip())[1:-1])
+        elif not reply:
+            sys.exit("Connection Error: the server closed the connection")
+        elif reply != b"-":
+            sys.exit(f"Connection Error: no reply but {reply!r}")
 
 
 if __name__ == "__main__":
