@@ -1,449 +1,725 @@
-"""What the server and the client do, in the order of the README."""
+"""What the server and the client promise, in the README's order; `pytest -v` lists it."""
 
 import contextlib
 import errno
+import importlib
 import io
 import os
 import re
+import resource
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from unittest.mock import Mock, call
 
 import pytest
 
-import client_thread1
-import server_thread1
-
-pytestmark = pytest.mark.filterwarnings("error")  # an exception that ends a thread is a warning
-README = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-DEADLINE = 10  # seconds that a wait may take before it fails with what it saw
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # so that every import mode of pytest finds it
+server_thread1 = importlib.import_module("server_thread1")
+TIMEOUT = 30  # seconds until a wait fails, which only a broken pair lets happen
+FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # descriptors that this process may have
+MANY = max(5, min(50, FILES // 3 - 15))  # clients at once
 PROCESSING = "Processing the input received from client\n"
-QUITS = PROCESSING + "Client is requesting to quit\n"
-GONE = "the server closed the connection"
 LONG = "message over 5120 bytes"
-CHANGED = threading.Condition()  # of any console
 ODD = "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
-
-
-class Console(io.StringIO):
-    """Collects what any thread writes, and can be waited on."""
-
-    def write(self, text):
-        for part in text.splitlines(keepends=True):  # in parts, as a TextIOWrapper may
-            os.sched_yield()
-            with CHANGED:
-                super().write(part)
-                CHANGED.notify_all()
-
-    def follow(self, source):
-        while data := source.read(4096):  # or OSError (EIO), as a terminal ends on Linux
-            self.write(data.decode())
-
-    def wait_for(self, text, times=1):
-        with CHANGED:
-            seen = CHANGED.wait_for(lambda: self.getvalue().count(text) >= times, DEADLINE)
-        assert seen, f"{text!r} is not {times} times in {self.getvalue()!r}"
-        return self.getvalue()
-
-    def port(self):
-        return int(re.search(r"listening on .*:(\d+)", self.wait_for("\n", 2))[1])
+RESET = socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)  # for setsockopt()
 
 
 class Server:
-    """Runs main() in a thread, where signal handlers can't be set: stop() calls them."""
+    """The server in a thread of this process, on a free port."""
 
-    def __init__(self, monkeypatch, host):
-        self.console, self.handlers, self.pin = Console(), {}, Mock(side_effect=OSError("denied"))
-        monkeypatch.setattr(server_thread1, "sys", Mock(stdout=self.console, exit=sys.exit))
-        monkeypatch.setattr(server_thread1, "LINGER", 2 * DEADLINE)
-        monkeypatch.setattr(signal, "signal", self.handlers.__setitem__)
-        monkeypatch.setattr(os, "sched_getaffinity", {0: {8, 6, 7}}.get, raising=False)
-        monkeypatch.setattr(os, "sched_setaffinity", self.pin, raising=False)
-        monkeypatch.setattr(sys, "argv", ["server_thread1.py", "--port", "0", "--host", host])
-        self.thread = threading.Thread(target=server_thread1.main, daemon=True)
+    def __init__(self, host):
+        self.threads = set(threading.enumerate())
+        self.listener = server_thread1.open_listener(host, port=0)
+        self.listener.settimeout(0.01)  # seconds, so that accept() sees a stop at once
+        self.address = self.listener.getsockname()
+        self.thread = threading.Thread(target=server_thread1.start_server, args=(self.listener,))
         self.thread.start()
-        self.address = host, self.console.port()
-
-    def stop(self):
-        for number in (signal.SIGTERM, signal.SIGINT):  # twice does no harm
-            self.handlers[number](number, None)
-        self.thread.join(DEADLINE)
 
     def connect(self):
-        return socket.create_connection(self.address, DEADLINE)
+        return socket.create_connection(self.address[:2], TIMEOUT)
 
-    def exchange(self, *pieces):
-        """Send the pieces, a reply between each two; return all replies, the console."""
-        with self.connect() as soc:
-            closed, replies = f":{soc.getsockname()[1]} closed\n", b""
-            for number, piece in enumerate(pieces):
-                replies += soc.recv(min(number, 1))
-                soc.sendall(piece)
-            soc.shutdown(socket.SHUT_WR)
-            replies += soc.makefile("rb").read()
-        return replies, self.console.wait_for(closed)
+    def send(self, *pieces):
+        """Send pieces, a reply after each but the last, and leave. Return the replies."""
+        with self.connect() as client, client.makefile("rb") as replies:
+            received = b""
+            for piece in pieces[:-1]:
+                client.sendall(piece)
+                received += replies.read(1)
+            client.sendall(pieces[-1])
+            client.shutdown(socket.SHUT_WR)
+            return received + replies.read()
 
+    def join_clients(self):
+        """Wait until the threads of all clients have ended."""
+        for thread in set(threading.enumerate()) - self.threads - {self.thread}:
+            thread.join(TIMEOUT)
+            assert not thread.is_alive()
 
-@pytest.fixture
-def server(request, monkeypatch):
-    """A running server, of which no thread and no descriptor may be left in the end."""
-    host = getattr(request, "param", "127.0.0.1")
-    try:
-        socket.create_server((host, 0), family=socket.getaddrinfo(host, 0)[0][0]).close()
-    except OSError:
-        pytest.skip(f"no {host} on this machine")
-    before = os.listdir("/dev/fd")
-    server = Server(monkeypatch, host)
-    yield server
-    server.stop()
-    threads = [thread for thread in threading.enumerate() if thread.daemon]
-    assert not [thread for thread in threads if thread.join(DEADLINE) or thread.is_alive()]
-    assert set(os.listdir("/dev/fd")) <= set(before)
+    def stop(self):
+        """Stop the server and return all that its console shows."""
+        self.listener.close()
+        self.thread.join(TIMEOUT)
+        if self.thread.is_alive():
+            pytest.exit("the server does not stop", returncode=1)
+        return sys.stdout.getvalue()
 
 
-@pytest.fixture
-def script():
-    """Start a script as a user would; its console is a pipe, or the screen that is given."""
-    env = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": ""}
-    env |= {"TERM": "dumb", "INPUTRC": os.devnull}  # no codes around the prompt
-    with contextlib.ExitStack() as stack:
-
-        def start(name, port, screen=None, **streams):
-            argv = [sys.executable, Path(__file__).with_name(name), "--port", str(port)]
-            streams = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE) | streams
-            process = stack.enter_context(subprocess.Popen(argv, 0, env=env, **streams))
-            process.console = Console()
-            reader = stack.enter_context(ThreadPoolExecutor(1))
-            reader.submit(process.console.follow, screen or process.stdout)
-            stack.callback(process.kill)
-            return process
-
-        yield start
-
-
-def talk(monkeypatch, typed, replies, gone=False):
-    """Run the client on an input and a server's replies; return what it showed and sent."""
-    ours, theirs = socket.socketpair()
-    ours.settimeout(0.1)
-    given = {(("127.0.0.1", 8000), 10): ours}  # a KeyError, if it asks for anything else
-    monkeypatch.setattr(socket, "create_connection", lambda *asked: given[asked])
-    monkeypatch.setattr(client_thread1, "GOODBYE", 0.01)
-    monkeypatch.setattr(sys, "argv", ["client_thread1.py"])
-    monkeypatch.setattr(sys, "stdin", typed)
-    with theirs, contextlib.redirect_stdout(io.StringIO()) as shown:
-        theirs.sendall(replies)
-        if gone:
-            theirs.shutdown(socket.SHUT_WR)
-        client_thread1.main()
-        return shown.getvalue(), theirs.makefile("rb").read()
-
-
-class TestRunning:
-    def test_three_clients_see_the_session_that_the_readme_shows(self, script):
-        (name, session), *others = re.findall(r"(?s)```console\n\$ python (.*?)\n(.*?)```", README)
-        server = script(name, 0)
-        for name, window in others:
-            client = script(name, server.console.port())
-            client.stdin.write("".join(re.findall(r"(?m)^ -> (.+\n)", window)).encode())
-            shown = client.console.wait_for(" -> ", window.count(" -> "))
-            server.console.wait_for("closed", window.count("quit\n"))
-            # A terminal echoes what is typed, a pipe does not.
-            assert shown == re.sub(r"(?m)^ -> .*\n", " -> ", window)
-        shown = server.console.wait_for("ANOTHNY\n")
-        assert re.sub(r":\d+", ":PORT", shown) == re.sub(r":\d+", ":PORT", session)
-        for line in re.findall(r"->>C: (?:Processing … )?(.*\n)", README):  # the diagram
-            assert line in session
-
-    @pytest.mark.parametrize("script", [server_thread1, client_thread1], ids=["server", "client"])
-    def test_both_use_127_0_0_1_port_8000_unless_told_otherwise(self, monkeypatch, capsys, script):
-        def getaddrinfo(host, port, *_, **__):
-            raise {"..": UnicodeError, "^C": KeyboardInterrupt}.get(host, OSError)(f"{host} {port}")
-
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        for words, said in {
-            "": "Error ?: 127.0.0.1 8000",
-            "--port 0": "Error ?: 127.0.0.1 0",
-            "--host .. --port 65535": "Error ?: .. 65535",
-            "--host ^C": "^130 ",
-            "--port -1": "^2 .*error: argument --port: not in 0 to 65535",
-            "--port 65536": "^2 .*error: argument --port: not in 0 to 65535",
-            "--help": r"^0 .*--host .*\(127\.0\.0\.1\).*--port .*\(8000\)",
-        }.items():
-            monkeypatch.setattr(sys, "argv", ["script", *words.split()])
-            with pytest.raises(SystemExit) as end:
-                script.main()
-            assert re.search(said, f"{end.value} {capsys.readouterr()}")
-        with pytest.raises(OSError, match="127.0.0.1 8000"):
-            server_thread1.start_server()
-
-    def test_what_keeps_the_server_from_listening_is_told_in_a_line(self, server, monkeypatch):
-        server_thread1.sys.stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
-        monkeypatch.setattr(socket.socket, "listen", Mock(side_effect=OSError("after bind")))
-        for port, said in {server.address[1]: "in use", 0: "after bind"}.items():
-            monkeypatch.setattr(sys, "argv", ["server_thread1.py", "--port", str(port)])
-            with pytest.raises(SystemExit, match=rf"^Bind failed\. Error : .*{said}"):
-                server_thread1.main()
-        assert server_thread1.sys.stdout.errors == "backslashreplace"
-
-    @pytest.mark.parametrize("server", ["::1"], indirect=True)
-    def test_ipv6_is_served_too(self, server):
-        shown = server.exchange(b"Zack\n")[1]
-        assert f"listening on [::1]:{server.address[1]}\nConnected with [::1]:" in shown
-        assert server_thread1.host_and_port(None) == "?"  # it was gone before it was accepted
-
-    @pytest.mark.parametrize(("system", "reuse"), [("posix", 1), ("nt", 0)])
-    def test_it_reuses_its_port_on_posix_and_queues_all_it_may(self, monkeypatch, system, reuse):
-        monkeypatch.setattr(server_thread1, "os", type("os", (), {"name": system}))
-        monkeypatch.setattr(socket.socket, "listen", listen := Mock())
-        with server_thread1.open_listener(port=0) as listener:
-            assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == reuse
-        listen.assert_called_once_with(socket.SOMAXCONN)
-
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-    @pytest.mark.parametrize("gone", [False, True], ids=["console", "no console"])
-    def test_a_signal_or_two_stop_the_script_with_fifty_clients(self, script, number, gone):
-        ours, theirs = socket.socketpair()
-        with ours, theirs, ours.makefile("rb", 0) as screen, contextlib.ExitStack() as stack:
-            server = script("server_thread1.py", 0, screen, stdout=theirs)
-            address, pid = ("127.0.0.1", server.console.port()), server.pid
-            fifty = [socket.create_connection(address, DEADLINE) for _ in range(50)]
-            soc, *_ = map(stack.enter_context, fifty)
-            server.console.wait_for("Connected", 50)
-            if gone:
-                ours.shutdown(socket.SHUT_RDWR)
-                tasks = Path(f"/proc/{pid}/task").glob("*")  # Linux only
-                pid = max([pid, *(int(task.name) for task in tasks)])  # the thread of a client
-            soc.sendall("Zoë\n".encode())
-            assert soc.recv(1) == b"-"
-            os.kill(pid, number)
-            os.kill(pid, number)
-            assert (server.wait(3), server.stderr.read()) == (0, b"")
-            if not gone:
-                shown = server.console.wait_for("closed\nServer stopped\n")
-                assert (shown.count("Hello ZO\\xcb\n"), shown.count("closed\n")) == (1, 50)
-
-    @pytest.mark.parametrize("behind", [b"two\n", b"two"], ids=["a line", "half a line"])
-    @pytest.mark.parametrize("patience", [5, 0.01], ids=["in time", "too late"])
-    def test_it_waits_for_the_message_in_hand_alone(self, server, monkeypatch, patience, behind):
-        begun, go_on = threading.Event(), threading.Event()
-        process_input = Mock(side_effect=lambda _: begun.set() or str(go_on.wait(DEADLINE)))
-        monkeypatch.setattr(server_thread1, "process_input", process_input)
-        monkeypatch.setattr(server_thread1, "STOP_STEPS", {socket.SHUT_RD: patience})
-        with server.connect() as soc, server.connect():
-            soc.sendall(b"one\n" + behind)
-            assert begun.wait(DEADLINE)
-            server.console.wait_for("Connected", 2)
-            server.handlers[signal.SIGTERM]()
-            server.console.wait_for("closed\n")  # the idle one, by the stop
-            if patience < 1:
-                server.stop()
-            go_on.set()
-            assert soc.makefile("rb").read() == b"-"
-        server.stop()
-        assert ("Server stopped\n" in server.console.wait_for("closed\n", 2)) == (patience > 1)
-        process_input.assert_called_once_with("one")
-
-    def test_it_leaves_2_seconds_to_messages_and_half_a_one_to_replies(self, monkeypatch):
-        clock = Mock(side_effect=[100, 101.5, 103, 200, 200.25, 300])  # each step: start, 2 joins
-        monkeypatch.setattr(server_thread1, "time", Mock(monotonic=clock))
-        soc, thread = Mock(), Mock()
-        server_thread1.end_clients({soc: thread, Mock(): thread})
-        assert soc.shutdown.mock_calls == [call(socket.SHUT_RD), call(socket.SHUT_RDWR)]
-        assert thread.join.mock_calls == [call(0.5), call(0), call(0.25), call(0)]
-
-    def test_a_client_that_reads_no_replies_holds_up_nobody(self, server, monkeypatch):
-        monkeypatch.setattr(server_thread1, "STOP_STEPS", {socket.SHUT_RD: 0, socket.SHUT_RDWR: 5})
-        monkeypatch.setattr(server_thread1, "refuse", lambda soc, *_: soc.sendall(bytes(10**8)))
-        with server.connect() as deaf:
-            deaf.sendall(b"\xff\n")
-            assert deaf.recv(1) == b"\0"  # of a reply that fits into no buffer
-            assert server.exchange(b"Zack\n" * 20)[0] == b"-" * 20
+@contextlib.contextmanager
+def running(host="127.0.0.1"):
+    """Run the server in a thread, and see that it leaves neither threads nor descriptors behind."""
+    before = open_descriptors()
+    with contextlib.redirect_stdout(io.StringIO()):
+        server = Server(host)
+        try:
+            yield server
+        finally:
             server.stop()
-        assert re.search(r"failed\. Error : .*pipe", server.console.wait_for("Server stopped\n"))
+        server.join_clients()
+    assert open_descriptors() <= before
 
 
-class TestClient:
-    @pytest.mark.parametrize("last", [b"quit \nx", b"--Quit-- \nx", b""], ids=ascii)
-    @pytest.mark.parametrize("missing", ["nothing", "SIGIO"])
-    def test_it_tells_what_is_refused_or_not_sent(self, monkeypatch, missing, last):
-        monkeypatch.delattr(signal, missing, raising=False)  # SIGIO: on Windows
-        taken = b"\nno\n" + b"b" * 5120 + b"\n"
-        typed = io.BytesIO(taken + b"a" * 5121 + b"\n\xff\n\xc3\xb6\n" + last)
-        typed = io.TextIOWrapper(typed, "utf-8")
-        shown, sent = talk(monkeypatch, typed, b"-!too \x1b[2J rude\n--")
-        told = f"Refused: too \\x1b[2J rude\n ->  -> Not sent: {LONG}\n -> Not sent: {ODD}\n"
-        assert shown == f"Please enter 'quit' to exit\n ->  -> {told} ->  -> " + "\n" * (not last)
-        assert sent == taken + b"\xc3\xb6\n--quit--\n"
-
-    @pytest.mark.parametrize("replies", [b"-", b" ", b"S", b"--", b"!why", b""], ids=ascii)
-    def test_a_mute_strange_or_gone_server_exits_1(self, monkeypatch, replies):
-        said = {b"-": "timed out", b" ": "no reply but b' '", b"S": "no reply but b'S'"}
-        if not replies:  # it goes between the check and the reply
-            monkeypatch.setattr(client_thread1, "check", Mock())
-        typed = io.StringIO("Zack\n" * 3)
-        with pytest.raises(SystemExit, match=f"^Connection Error: {said.get(replies, GONE)}$"):
-            talk(monkeypatch, typed, replies, gone=replies not in said)
-        assert typed.read() == "Zack\n" * (1 if replies == b"-" else 2)
-
-    @pytest.mark.parametrize(("end", "status"), [("Ctrl-D", 0), ("Ctrl-C", 0), ("stop", 1)])
-    def test_in_a_terminal_keys_work_and_every_end_is_orderly(self, server, script, end, status):
-        keyboard, terminal = os.openpty()
-        with open(keyboard, "r+b", 0) as screen, open(terminal, "r+b", 0) as tty:
-            client = script("client_thread1.py", server.address[1], screen, stdin=tty, stdout=tty)
-            tty.close()
-            # Up, left, !, then Ctrl-V Ctrl-J for a newline within the line: two messages
-            for number, keys in enumerate([b"", b"Zack\r", b"\x1b[A\x1b[D!\x16\n\r"], 1):
-                screen.write(keys)
-                client.console.wait_for("\n -> ", number)  # on a line of its own: not drawn again
-            assert "Hello ZAC!\n" in server.console.wait_for("Hello K\n")
-            if end == "stop":
-                server.stop()
-            else:
-                screen.write(b"\x04") if end == "Ctrl-D" else client.send_signal(signal.SIGINT)
-                server.console.wait_for(QUITS)
-            said = f"Connection Error: {GONE}\n".encode() * status
-            assert (client.wait(DEADLINE), client.stderr.read()) == (status, said)
-            client.console.wait_for("\n -> \r\n")  # what comes next stands on a line of its own
+def open_descriptors():
+    numbers = set()
+    for number in range(1024):
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            numbers.add(number)
+    return numbers
 
 
-class TestOnTheWire:
-    SESSIONS = {  # what a client sends, the replies, what the console shows after Hello or Error
-        "lines, the last without an end": ([b"1\r\ntwo \t\nthree"], b"---", ["1", "TWO", "THREE"]),
-        "empty lines": ([b"\n\n"], b"--", ["", ""]),
-        "nothing": ([b""], b"", []),
-        "quit amid text": ([b"--quit-- b\n --quit--\n"], b"--", ["--QUIT-- B", " --QUIT--"]),
-        "quit in capitals": ([b"one\n--Quit-- \r\nno\n"], b"-", ["ONE"]),
-        "quit with a dotless i": (["--quıt--\n".encode()], b"-", ["--QUIT--"]),
-        "the article's client": ([b"Zack", b"Python", b"--quit--"], b"--", ["ZACK", "PYTHON"]),
-        "newlines after all": ([b"a!", b"b\nAnoth", b"ny\n"], b"---", ["A!", "B", "ANOTHNY"]),
-        "5120 bytes": ([b"a" * 5120 + b"\r\n" + b"b" * 5120], b"--", ["A" * 5120, "B" * 5120]),
-        "5120 bytes, CR": ([b"a" * 5120 + b"\r"], b"-", ["A" * 5120]),
-        "5121 bytes": ([b"a" * 5120 + b" \r\nno\n"], f"!{LONG}\n".encode(), [LONG]),
-        "5 million": ([b"one\n" + b"a" * 5_000_000], f"-!{LONG}\n".encode(), ["ONE", LONG]),
-        "not UTF-8": ([b"one\n\xff\n\xc3\xb6\n"], f"-!{ODD}\n-".encode(), ["ONE", ODD, "Ö"]),
-        "terminal codes": ([b"\x1b[2J\ra\n\xc2\x9b"], b"--", [r"\x1b[2J\rA", r"\x9b"]),
-    }
-
-    @pytest.mark.parametrize(("sent", "replies", "told"), SESSIONS.values(), ids=SESSIONS)
-    def test_each_message_gets_one_reply_and_quit_gets_none(self, server, sent, replies, told):
-        got, shown = server.exchange(*sent)
-        assert got == replies
-        assert re.findall(r"(?:Processed result: Hello|refused\. Error :) (.*)", shown) == told
-        assert shown.count(QUITS) == len(re.findall(rb"(?im)^--quit--\s*$", b"\n".join(sent)))
-        assert "failed" not in shown
-
-    def test_fifty_clients_talk_at_once_byte_by_byte(self, server):
-        def talk(number):
-            with server.connect() as soc:
-                soc.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                soc.sendall(b"%d\n" % number)
-                reply = soc.recv(1)
-                assert f"Hello {number}\n" in server.console.getvalue()  # before its reply
-                for byte in f"zwölf {number}\n--quit--\n".encode():
-                    soc.sendall(bytes([byte]))
-                return reply + soc.makefile("rb").read()
-
-        with ThreadPoolExecutor(50) as pool:
-            assert list(pool.map(talk, range(50))) == [b"--"] * 50
-        shown = server.console.wait_for("closed\n", 50)
-        for text in [*range(50), *(f"ZWÖLF {number}" for number in range(50))]:
-            assert shown.count(f"{PROCESSING}Processed result: Hello {text}\n") == 1
-        assert (shown.count(QUITS), shown.count("\n")) == (50, 2 + 50 * 8)
-
-    def test_it_does_not_wait_for_the_end_of_a_longer_message(self, server, monkeypatch):
-        monkeypatch.setattr(server_thread1, "LINGER", 0.1)
-        with server.connect() as silent, server.connect() as busy:
-            silent.sendall(b"a" * 5121)
-            busy.sendall(b"a" * 5121)
-            with pytest.raises(ConnectionError):  # it is closed
-                any(map(busy.sendall, [b"a"] * 10**6))
-            shown = server.console.wait_for("closed\n", 2)
-        assert len(re.findall(rf"Message from [\d.]+:\d+ refused\. Error : {LONG}\n", shown)) == 2
+@contextlib.contextmanager
+def run(*arguments, before=":", **streams):
+    """Run Python as a user does, after a shell command; a stream that is not given is a pipe."""
+    command = ["sh", "-c", f'{before}; exec "$@"', "sh", sys.executable, *map(str, arguments)]
+    env = os.environ | {"TERM": "dumb", "INPUTRC": os.devnull, "PYTHONUNBUFFERED": ""}
+    streams = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE) | streams
+    with subprocess.Popen(command, bufsize=0, cwd=HERE, env=env, **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-class TestUnderLoadAndFaults:
-    def test_it_keeps_to_one_cpu_and_many_threads_ask_less_for_the_gil(self, server, monkeypatch):
-        monkeypatch.setattr(server_thread1, "GIL_WAIT", 0.004)
-        with server.connect(), server.connect():
-            server.console.wait_for("Connected", 2)
-        server.pin.assert_called_once_with(0, {6 + server.address[1] % 3})
-        assert server_thread1.sys.setswitchinterval.mock_calls == [call(0.005), call(0.008)]
+@contextlib.contextmanager
+def serve(before=":", **streams):
+    """Run the server script on a free port, and connect to it once it listens."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        host, port = probe.getsockname()
+    deadline = time.monotonic() + TIMEOUT
+    with run("server_thread1.py", "--port", port, before=before, **streams) as process:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ConnectionRefusedError):
+                with socket.create_connection((host, port), TIMEOUT) as client:
+                    yield process, client
+                return
+            time.sleep(0.02)  # No event tells that another process listens.
+        pytest.fail("the server does not listen")
 
-    def test_a_crowd_of_threads_queues_for_the_console(self, server, monkeypatch):
-        waiting = threading.Semaphore(0)
 
-        def turn():
-            come = threading.Event()
-            return Mock(get=lambda: waiting.release() or come.wait(), put=lambda _: come.set())
+def greet(client):
+    """Send a message and see that it has its reply."""
+    client.sendall(b"Zack\n")
+    assert client.recv(1) == b"-"
 
-        monkeypatch.setattr(server_thread1, "queue", Mock(SimpleQueue=turn))
-        monkeypatch.setattr(server_thread1, "CROWD", threading.active_count())
-        with ThreadPoolExecutor(20) as pool, server_thread1.queued():
-            server_thread1.CONSOLE.release()  # free, and yet nobody overtakes
-            for number in range(20):
-                pool.submit(server_thread1.show, f"number {number}")
-                assert waiting.acquire(timeout=DEADLINE), number
-            server_thread1.CONSOLE.acquire()
-        assert re.findall(r"number (\d+)", server.console.getvalue()) == list(map(str, range(20)))
 
-    @pytest.mark.parametrize("error", [OSError, ValueError, AttributeError])
-    @pytest.mark.parametrize("method", ["write", "flush"])
-    def test_a_console_gone_or_full_costs_no_client_its_reply(self, server, method, error):
-        setattr(server.console, method, Mock(side_effect=error))
-        with server.connect() as soc:
-            soc.sendall(b"one\n--quit--\n")
-            assert soc.makefile("rb").read() == b"-"
+def read_until(stream, text):
+    """Return what a pipe or a terminal shows, up to a text."""
+    shown = b""
+    while not shown.endswith(text):
+        assert select.select([stream], [], [], TIMEOUT)[0], f"no {text} after {shown}"
+        shown += os.read(stream.fileno(), 1) or pytest.fail(f"no {text} after {shown}")
+    return shown
 
-    def test_a_reset_is_told_with_its_reason(self, server):
-        with server.connect() as soc:
-            server.console.wait_for("Connected")
-            soc.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, *[0] * 7]))
-        shown = server.console.wait_for("closed\n")
-        assert re.search(r"(Connection .+) failed\. Error : .*reset.*\n\1 closed\n$", shown)
 
-    def test_a_vanished_peer_is_found_out_and_no_reply_delayed(self, server, monkeypatch):
-        vanished = Mock(side_effect=TimeoutError("nobody there"))
-        monkeypatch.setattr(server_thread1, "answer_messages", vanished)
-        monkeypatch.setattr(socket.socket, "setsockopt", setsockopt := Mock())
-        assert "failed. Error : nobody there\n" in server.exchange(b"")[1]
-        setsockopt.assert_any_call(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        setsockopt.assert_any_call(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def end(process, number):
+    """Send a signal. Return the exit status and the error output, after three seconds at most."""
+    start = time.monotonic()
+    process.send_signal(number)
+    status = process.wait(TIMEOUT)
+    assert time.monotonic() < start + 5  # with room for a busy machine
+    return status, process.stderr.read()
 
-    def test_a_shortage_is_waited_out_and_told_every_ten_seconds(self, server, monkeypatch):
-        def accept(listener, accept=socket.socket.accept):
-            if errors:
-                raise errors.pop(0)
-            return accept(listener)
 
-        names = "EMFILE ENFILE ENOMEM ENOBUFS "  # a shortage; the others are the network's
-        names += "EPROTO ENETDOWN ENETUNREACH EHOSTUNREACH EHOSTDOWN ENOPROTOOPT EPERM"
-        pauses, errors = [], []
-        monkeypatch.setattr(server_thread1, "time", clock := Mock(sleep=pauses.append))
-        monkeypatch.setattr(socket.socket, "accept", accept)
-        for now, times in {100: 1, 109.9: 1, 110: 2}.items():
-            clock.monotonic.return_value = now
-            errors += [OSError(getattr(errno, name), name) for name in names.split()]
-            errors += [ConnectionAbortedError(), ConnectionResetError(), TimeoutError()]
-            server.exchange(b"")  # for this one, accept() was called before
-            assert server.exchange(b"Zack\n")[0] == b"-"
-            told = re.findall(r"New clients have to wait. Error : (.*)", server.console.getvalue())
-            assert told == [f"[Errno {errno.EMFILE}] EMFILE"] * times
-        assert pauses == [0.1] * 3 * len(names.split())
+@pytest.fixture(autouse=True)
+def patience():
+    """Wait less after a test that waited in vain; and take Ctrl-C, which a shell may ignore."""
+    handler, start = signal.signal(signal.SIGINT, signal.default_int_handler), time.monotonic()
+    yield
+    signal.signal(signal.SIGINT, handler)
+    if time.monotonic() > start + TIMEOUT:
+        globals()["TIMEOUT"] = 0.3
 
-    def test_any_other_error_of_accept_ends_the_server(self, monkeypatch):
-        monkeypatch.setattr(socket.socket, "accept", Mock(side_effect=OSError("gone")))
-        with pytest.raises(OSError, match="gone"):
-            server_thread1.start_server(server_thread1.open_listener(port=0))
 
-    @pytest.mark.parametrize("error", [RuntimeError, MemoryError])
-    def test_a_thread_that_cannot_start_closes_its_client_alone(self, server, monkeypatch, error):
+# The session
+
+
+def test_clients_at_the_same_time_each_get_their_own_replies():
+    def scripted_client(number):
+        with server.connect() as client:
+            client.sendall(f"first of {number}\n".encode())
+            assert client.recv(1) == b"-"
+            for byte in f"second of {number}\n--quit--\n".encode():
+                client.sendall(bytes([byte]))
+            assert client.makefile("rb").read() == b"-"
+
+    with running() as server, ThreadPoolExecutor(MANY) as pool:
+        list(pool.map(scripted_client, range(MANY)))  # list() raises what a client raised.
+        pool.shutdown()
+        server.join_clients()
+        shown = server.stop()
+    for number in range(MANY):
+        for word in ("FIRST", "SECOND"):
+            assert shown.count(f"{PROCESSING}Processed result: Hello {word} OF {number}\n") == 1
+    assert shown.count(f"{PROCESSING}Client is requesting to quit\n") == MANY
+    assert len(re.findall(r"(?m)^Connected with 127\.0\.0\.1:\d+$", shown)) == MANY
+    assert len(re.findall(r"(?m)^Connection 127\.0\.0\.1:\d+ closed$", shown)) == MANY
+    assert shown.count("\n") == 2 + 8 * MANY + 1
+
+
+def test_three_clients_see_the_session_that_the_readme_shows():
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    (_, session), *clients = re.findall(r"(?s)```console\n\$ python3 (\w+\.py)\n(.*?)```", readme)
+    assert [script for script, _ in clients] == ["client_thread1.py"] * 3
+    with run("server_thread1.py", "--port", 0) as server, contextlib.ExitStack() as stack:
+        shown = read_until(server.stdout, b"listening on 127.0.0.1:")
+        port = read_until(server.stdout, b"\n")
+        shown += port
+        for script, window in clients:
+            client = stack.enter_context(run(script, "--port", int(port)))
+            for typed in re.findall(r" -> (.+\n)", window):
+                read_until(client.stdout, b" -> ")
+                client.stdin.write(typed.encode())
+                last = "closed\n" if typed == "quit\n" else f"Hello {typed.upper()}"
+                shown += read_until(server.stdout, last.encode())
+    assert re.sub(r":\d+", ":PORT", shown.decode()) == re.sub(r":\d+", ":PORT", session)
+
+
+# On the wire
+
+
+@pytest.mark.parametrize(
+    ("sent", "replies", "shown"),
+    [
+        pytest.param(["Zack\nPython\n"], "--", ["ZACK", "PYTHON"], id="two lines"),
+        pytest.param(["Zack \t\r\nx\r\n"], "--", ["ZACK", "X"], id="lines with CR LF"),
+        pytest.param(["Zack\nPython"], "--", ["ZACK", "PYTHON"], id="a last line with no end"),
+        pytest.param(["\n\n"], "--", ["", ""], id="empty lines"),
+        pytest.param([""], "", [], id="nothing"),
+        pytest.param(["Zack", "Python", "--quit--"], "--", ["ZACK", "PYTHON"], id="no newlines"),
+        pytest.param(["a", "b\nc", "d\n"], "---", ["A", "B", "CD"], id="newlines after all"),
+        pytest.param(["a--quit--\n --quit--\n"], "--", ["A--QUIT--", " --QUIT--"], id="no quit"),
+        pytest.param(["Zack\n--Quit-- \r\nx\n"], "-", ["ZACK"], id="quit, and more"),
+        pytest.param(["--qu\u0131t--\n"], "-", ["--QUIT--"], id="quit with a dotless i"),
+        pytest.param(["a" * 5120 + "\r\n"], "-", ["A" * 5120], id="5120 bytes with CR LF"),
+        pytest.param(["a" * 5120 + "\r"], "-", ["A" * 5120], id="5120 bytes with CR"),
+        pytest.param(["a" * 5121 + "\nx\n"], f"!{LONG}\n", [LONG], id="5121 bytes"),
+        pytest.param(["x\n" + "a" * 5_000_000], f"-!{LONG}\n", ["X", LONG], id="5 million bytes"),
+        pytest.param(["\udcff\nx\n"], f"!{ODD}\n-", [ODD, "X"], id="not UTF-8"),
+        pytest.param(["\u4f60\u3000\u597d\n"], "-", ["\u4f60\u3000\u597d"], id="Chinese"),
+        pytest.param(["\xa0\u200d\U0001fae8\n"], "-", ["\xa0\u200d\U0001fae8"], id="new emoji"),
+        pytest.param(["\x1b[2J\rA\tB\x7f\n"], "-", [r"\x1b[2J\rA\tB\x7f"], id="terminal codes"),
+        pytest.param(["\x80\x9f\u2028\u2029.\n"], "-", [r"\x80\x9f\u2028\u2029."], id="C1, lines"),
+        pytest.param(["\u202a\u202e\u2066\u2069\n"], "-", [r"\u202a\u202e\u2066\u2069"], id="bidi"),
+    ],
+)
+def test_each_message_has_one_reply_and_is_shown_as_one_line(sent, replies, shown):
+    with running() as server:
+        pieces = [piece.encode(errors="surrogateescape") for piece in sent]
+        assert server.send(*pieces) == replies.encode()
+        results = r"(?:Processed result: Hello|refused\. Error :) (.*)"
+        assert re.findall(results, server.stop()) == shown
+
+
+@pytest.mark.parametrize(
+    ("last", "more"),
+    [
+        pytest.param(b"--quit--\n", b"", id="quit and silent"),
+        pytest.param(b"a" * 5121, b"a" * 10**6, id="too long and sending on"),
+    ],
+)
+def test_a_client_that_has_quit_or_sent_too_much_is_closed_after_about_a_second(last, more):
+    with running() as server, server.connect() as client, client.makefile("rb") as replies:
+        client.sendall(last)
+        assert replies.read() == (f"!{LONG}\n".encode() if more else b"")
+        start = time.monotonic()
+        with contextlib.suppress(ConnectionError):  # It is closed meanwhile.
+            while more and time.monotonic() < start + TIMEOUT:
+                client.sendall(more)
+        server.join_clients()
+        assert 0.5 < time.monotonic() - start < 4
+
+
+# Many at once
+
+
+def test_a_crowd_of_newcomers_is_served_at_once():
+    with serve() as (_, first), contextlib.ExitStack() as stack:
+        crowd = [socket.create_connection(first.getpeername(), TIMEOUT) for _ in range(3 * MANY)]
+        start = time.monotonic()
+        for client in crowd:
+            stack.enter_context(client).sendall(b"Zack\n")
+        assert [client.recv(1) for client in crowd] == [b"-"] * len(crowd)
+        assert time.monotonic() < start + 10
+
+
+def test_as_many_clients_as_the_system_allows_wait_to_be_accepted():
+    with server_thread1.open_listener(port=0) as listener, contextlib.ExitStack() as stack:
+        for _ in range(MANY):  # listen(6) would have the eighth wait for a second or more.
+            stack.enter_context(socket.create_connection(listener.getsockname(), timeout=0.9))
+
+
+@pytest.mark.skipif(MANY < 50, reason="too few descriptors are allowed")
+def test_with_more_clients_threads_ask_less_often_for_the_gil_until_it_stops():
+    interval = sys.getswitchinterval()
+    with running() as server, contextlib.ExitStack() as stack:
+        for _ in range(MANY):
+            greet(stack.enter_context(server.connect()))
+        assert sys.getswitchinterval() > interval
+        server.stop()
+        assert sys.getswitchinterval() == interval
+
+
+def test_a_client_that_reads_no_replies_holds_up_no_other_and_no_stop(monkeypatch):
+    monkeypatch.setattr(server_thread1, "STOP_TIMEOUT", 0.1)
+    with running() as server, server.connect() as deaf:
+        deaf.setblocking(False)
+        while select.select([], [deaf], [], 0.3)[1]:  # until its replies have filled all buffers
+            deaf.send(b"\xff\n" * 10_000)
+        assert server.send(b"Zack\n") == b"-"
+        assert server.stop().endswith("Server stopped\n")
+
+
+# Faults
+
+
+def test_what_was_received_is_served_although_the_client_left_without_reading():
+    with running() as server:
+        with server.connect() as client:
+            client.sendall(b"a\n" * 2000 + b"--quit--\nb\n")
+        server.send(b"")  # By now the client before it is accepted.
+        server.join_clients()
+        shown = server.stop()
+    assert shown.count("Hello A\n") == 2000
+    assert "Client is requesting to quit\nConnection " in shown
+    assert "Hello B" not in shown
+
+
+def test_a_reset_is_told_with_its_reason():
+    with running() as server:
+        with server.connect() as client:
+            greet(client)
+            client.setsockopt(*RESET)
+        server.join_clients()
+        assert re.search(r"(Connection .*) failed\. Error : .*reset.*\n\1 closed\n", server.stop())
+
+
+def test_a_vanished_peer_is_found_out_and_no_reply_waits_for_the_one_before():
+    with running() as server:
+        before = open_descriptors()
+        with server.connect() as client:
+            greet(client)
+            (number,) = open_descriptors() - before - {client.fileno()}
+            with socket.socket(fileno=os.dup(number)) as servers_side:
+                assert servers_side.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert servers_side.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_process_input_may_refuse_a_message_and_another_error_ends_its_client_alone(monkeypatch):
+    errors = []
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    monkeypatch.setattr(server_thread1, "process_input", lambda text: str(1 / int(text)))
+    with running() as server:
+        assert server.send(b"a\n1\n") == b"!invalid literal for int() with base 10: 'a'\n-"
+        assert server.send(b"0\n1\n") == b""
+    assert [error.exc_type for error in errors] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("name", ["ENONET", "EMFILE", "EPERM", "ECONNABORTED"])
+def test_an_error_of_accept_ends_nothing_and_is_told_once(monkeypatch, name):
+    accept, errors = socket.socket.accept, [OSError(getattr(errno, name), name)] * 3
+
+    def accept_that_fails_first(listener):
+        if errors:
+            raise errors.pop()
+        return accept(listener)[0], None  # macOS has no address of a client that has left.
+
+    monkeypatch.setattr(server_thread1, "ACCEPT_TIMEOUT", 0.01)
+    monkeypatch.setattr(socket.socket, "accept", accept_that_fails_first)
+    with running() as server:
+        assert server.send(b"Zack\n") == b"-"
+        assert server.stop().count("clients have to wait") == (name != "ECONNABORTED")
+
+
+def test_out_of_descriptors_it_says_so_and_serves_later():
+    with serve(before="ulimit -n 20") as (server, first), contextlib.ExitStack() as stack:
+        crowd = [socket.create_connection(first.getpeername(), TIMEOUT) for _ in range(20)]
+        *others, last = [stack.enter_context(client) for client in crowd]
+        read_until(server.stdout, b"New clients have to wait. Error : [Errno 24] ")
+        for client in others:
+            client.close()
+        greet(last)
+
+
+def test_a_thread_that_cannot_start_closes_its_client_alone(monkeypatch):
+    def start_that_fails(_):
+        raise RuntimeError("no more threads")
+
+    with running() as server:
         with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", Mock(side_effect=error("no more")))
-            shown = server.exchange(b"")[1]
-        assert re.search(r"not start. Error : no more\nConnection .+ closed\n$", shown)
-        assert server.exchange(b"Zack\n")[0] == b"-"
+            patch.setattr(threading.Thread, "start", start_that_fails)
+            with server.connect() as client:
+                assert client.recv(1) == b""
+        assert server.send(b"Zack\n") == b"-"
+        shown = server.stop()
+    assert re.search(r"not start\. Error : no more threads\nConnection .* closed\n", shown)
+
+
+@pytest.mark.parametrize(
+    ("console", "shown"),
+    [
+        pytest.param("exec >/dev/full", b"", id="full"),
+        pytest.param("exec >&-", b"", id="closed"),
+        pytest.param(":", b"", id="closed later"),
+        pytest.param("exec 2>&-", "Hello ZO\u00cb".encode(), id="no error output"),
+        pytest.param("exec <&-", "Hello ZO\u00cb".encode(), id="no input"),
+        pytest.param("export PYTHONIOENCODING=ascii", rb"Hello ZO\xcb", id="lacks a letter"),
+    ],
+)
+def test_no_console_costs_a_client_its_reply_or_changes_the_status(console, shown):
+    with serve(before=console) as (server, client):
+        if console == ":":
+            server.stdout.close()
+        client.sendall("Zo\u00eb\n".encode())
+        assert client.recv(1) == b"-"
+        assert end(server, signal.SIGTERM) == (0, b"")
+        assert server.stdout.closed or shown in server.stdout.read()
+
+
+def test_a_slow_console_is_waited_for_and_loses_nothing():
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)  # as a program that shares it may leave it
+    with open(ours, "rb", 0) as reader, serve(stdout=theirs) as (_, client):
+        os.close(theirs)
+        client.sendall((b"a" * 5000 + b"\n") * 25 + b"--quit--\n")
+        replies = client.recv(1)
+        while select.select([client], [], [], 0.2)[0]:  # until the pipe is full
+            replies += client.recv(5120)
+        shown = b""
+        while b"requesting to quit\n" not in shown:
+            assert select.select([reader], [], [], TIMEOUT)[0]
+            shown += os.read(ours, 5120)
+        assert len(replies) <= 65536 // 5000, "a reply came before its lines were written"
+        assert replies + client.makefile("rb").read() == b"-" * 25
+        assert shown.count(b"Processed result: Hello " + b"A" * 5000 + b"\n") == 25
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_or_two_stop_it_and_its_clients_are_told(number):
+    with serve() as (server, client):
+        greet(client)
+        server.send_signal(number)
+        assert end(server, number) == (0, b"")
+        assert client.recv(1) == b""
+        assert server.stdout.read().endswith(b" closed\nServer stopped\n")
+
+
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored():
+    with serve(before="trap '' INT") as (server, client):
+        server.send_signal(signal.SIGINT)
+        greet(client)
+        assert end(server, signal.SIGTERM) == (0, b"")
+
+
+def test_a_signal_stops_it_although_its_console_is_paused():
+    ours, theirs = os.pipe()
+    with (
+        open(ours, "rb", 0) as reader,
+        open(theirs, "wb", 0) as writer,
+        serve(stdout=writer) as (server, client),
+    ):
+        read_until(reader, b"Connected with ")
+        os.set_blocking(theirs, False)
+        while writer.write(b"x"):  # until the pipe is full, like a terminal after Ctrl-S
+            pass
+        os.set_blocking(theirs, True)
+        client.sendall(b"Zack\n")
+        with serve(stdout=writer) as (paused_from_the_start, _):
+            paused_from_the_start.send_signal(signal.SIGINT)
+            assert end(server, signal.SIGTERM) == (0, b"")
+            assert paused_from_the_start.wait(TIMEOUT) == 0
+
+
+def test_it_ends_as_python_does_so_that_tools_which_wrap_it_work():
+    code = "import atexit, server_thread1; atexit.register(print, 'bye'); server_thread1.main()"
+    with run("-c", code, "--port", 0) as server:
+        read_until(server.stdout, b"listening")
+        assert end(server, signal.SIGINT) == (0, b"")
+        assert server.stdout.read().endswith(b"Server stopped\nbye\n")
+
+
+@pytest.mark.parametrize("behind", [b"two\n", b"two"], ids=["a line", "half a line"])
+@pytest.mark.parametrize("patience", [TIMEOUT, 0.5], ids=["in time", "too late"])
+def test_a_stop_waits_for_the_message_in_hand_alone(monkeypatch, behind, patience):
+    begun, go_on, taken = threading.Event(), threading.Event(), []
+
+    def process_input(text):
+        taken.append(text)
+        begun.set()
+        return str(go_on.wait(TIMEOUT))
+
+    monkeypatch.setattr(server_thread1, "STOP_TIMEOUT", patience)
+    monkeypatch.setattr(server_thread1, "process_input", process_input)
+    with running() as server, server.connect() as idle, server.connect() as client:
+        client.sendall(b"one\n" + behind)
+        assert begun.wait(TIMEOUT)
+        server.listener.close()
+        assert idle.recv(1) == b""
+        if patience < 1:
+            assert server.stop().endswith("Server stopped\n")
+        go_on.set()
+        assert client.makefile("rb").read() == (b"-" if patience > 1 else b"")
+    assert taken == ["one"]
+
+
+def test_it_can_be_started_again_at_once_on_the_same_port():
+    with running() as server, server.connect() as client:
+        client.sendall(b"--quit--\n")
+        assert client.recv(1) == b""  # The server has closed first, so its side is in TIME_WAIT.
+        server.stop()
+        server_thread1.open_listener(port=server.address[1]).close()
+
+
+def test_ipv6_is_served_and_shown_in_brackets():
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 on this machine")
+    with running("::1") as server:
+        assert server.send(b"Zack\n") == b"-"
+        address = f"[::1]:{server.address[1]}"
+        assert f"listening on {address}\nConnected with [::1]:" in server.stop()
+
+
+@pytest.mark.parametrize("host", ["", "localhost"])
+def test_a_client_without_options_meets_a_server_on_all_addresses_and_on_localhost(host):
+    with running(host) as server:
+        server.address = "127.0.0.1", server.address[1]
+        assert server.send(b"Zack\n") == b"-"
+
+
+# The client
+
+
+def accept(listener):
+    """Return the connection of the next client, on which no wait is endless."""
+    listener.settimeout(TIMEOUT)
+    connection, _ = listener.accept()
+    connection.settimeout(TIMEOUT)
+    return connection
+
+
+def talk(*typed, replies=b"", gone=False, script=("client_thread1.py",), **how):
+    """Run the client on typed text and a server's replies, after which the server may be gone.
+
+    Return the exit status, what the client shows, its error output, and what it has sent.
+    """
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        run(*script, "--port", listener.getsockname()[1], **how) as client,
+    ):
+        with contextlib.suppress(BrokenPipeError):  # It may have no input.
+            client.stdin.write("".join(typed).encode(errors="surrogateescape"))
+        client.stdin.close()
+        with accept(listener) as connection:
+            connection.sendall(replies)
+            if gone:
+                connection.shutdown(socket.SHUT_WR)
+            sent = connection.makefile("rb").read()
+        status = client.wait(TIMEOUT)
+        return status, client.stdout.read(), client.stderr.read().decode(), sent
+
+
+@pytest.mark.parametrize(
+    ("typed", "replies", "shown", "sent"),
+    [
+        pytest.param("Zack\n\nquit\nx\n", "--", " ->  ->  -> ", "Zack\n\n", id="quit"),
+        pytest.param("a\nquit \n", "-", " ->  -> ", "a\n", id="quit and a blank"),
+        pytest.param("Zack \n--Quit--\n", "-", " ->  -> ", "Zack\n", id="--quit--"),
+        pytest.param("Zack", "-", " ->  -> \n", "Zack\n", id="the end of a pipe"),
+        pytest.param("QUIT\n", "-", " ->  -> \n", "QUIT\n", id="no quit"),
+        pytest.param("a\n", "!\x1b[2J\n", " -> Refused: \\x1b[2J\n -> \n", "a\n", id="refused"),
+        pytest.param("a" * 5121, "", f" -> Not sent: {LONG}\n -> \n", "", id="too long"),
+        pytest.param("a" * 5120, "-", " ->  -> \n", "a" * 5120 + "\n", id="not too long"),
+        pytest.param("\udcff", f"!{ODD}\n", f" -> Refused: {ODD}\n -> \n", "\udcff\n", id="odd"),
+    ],
+)
+def test_it_sends_each_line_waits_for_the_reply_and_says_good_bye(typed, replies, shown, sent):
+    shown = f"Please enter 'quit' to exit\n{shown}".encode()
+    sent = f"{sent}--quit--\n".encode(errors="surrogateescape")
+    assert talk(typed, replies=replies.encode()) == (0, shown, "", sent)
+
+
+@pytest.mark.parametrize(
+    ("replies", "said"),
+    [
+        pytest.param(b"-", "the server closed the connection", id="closed"),
+        pytest.param(b"-S", "no reply but b'S'", id="strange"),
+        pytest.param(b"-!", "no reply but b'!'", id="cut off"),
+    ],
+)
+def test_that_the_server_is_gone_is_said_with_the_next_line_typed(replies, said):
+    status, _, errors, sent = talk("Zack\n" * 3, replies=replies, gone=True)
+    assert (status, errors) == (1, f"Connection Error: {said}\n")
+    assert sent == b"Zack\nZack\n--quit--\n"
+
+
+def test_a_mute_server_is_given_up():
+    code = "import client_thread1; client_thread1.TIMEOUT = 0.2; client_thread1.main()"
+    status, _, errors, _ = talk("Zack\n", script=("-c", code))
+    assert (status, errors) == (1, "Connection Error: timed out\n")
+
+
+@pytest.mark.parametrize(
+    ("console", "status", "said"),
+    [
+        pytest.param("exec <&-", 0, "", id="no input"),
+        pytest.param("exec >&-", 0, "", id="no output"),
+        pytest.param("exec 2>&-", 0, "", id="no error output"),
+        pytest.param("exec >/dev/full", 1, "Console Error: [Errno 28] ", id="full"),
+    ],
+)
+def test_a_console_that_fails_is_told_and_so_is_the_server(console, status, said):
+    ended, _, errors, sent = talk("Zack\n", replies=b"-", before=console)
+    assert (ended, errors.startswith(said), errors.count("\n")) == (status, True, status)
+    assert sent.endswith(b"--quit--\n")
+
+
+def test_it_ends_when_nobody_reads_what_it_shows():
+    with (
+        serve() as (_, other),
+        run("client_thread1.py", "--port", other.getpeername()[1]) as client,
+    ):
+        read_until(client.stdout, b" -> ")
+        client.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            client.stdin.write(b"y\n" * 10_000)
+        assert client.wait(TIMEOUT) == 1
+        assert client.stderr.read() == b"Console Error: [Errno 32] Broken pipe\n"
+
+
+@pytest.mark.skipif(FILES < 1200, reason="too few descriptors are allowed")
+def test_it_runs_with_more_descriptors_than_select_takes():
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(os.devnull)) for _ in range(1100)]
+        assert talk("quit\n", pass_fds=[file.fileno() for file in files])[0] == 0
+
+
+@contextlib.contextmanager
+def terminal(port):
+    """Run the client in a terminal, and see that it ends in order and leaves it as it was."""
+    keyboard, tty = os.openpty()
+    modes = termios.tcgetattr(tty)
+    with open(keyboard, "r+b", 0) as screen, open(tty, "r+b", 0) as window:
+        script = ["client_thread1.py", "--port", port]
+        with run(*script, stdin=window, stdout=window, stderr=window) as client:
+            read_until(screen, b" -> ")
+            yield client, screen
+            assert client.wait(TIMEOUT) == 0
+        assert termios.tcgetattr(tty) == modes
+        os.set_blocking(keyboard, False)
+        assert b"Traceback" not in (screen.read(5120) or b"")
+
+
+def interrupt(client, keyboard, number):
+    """Send a signal, and Enter, since CPython may miss a signal just before input() waits."""
+    client.send_signal(number)
+    keyboard.write(b"\n")
+
+
+@pytest.mark.parametrize("way", [b"quit\r", b"\x04", "SIGINT", "SIGTERM", "SIGHUP"])
+def test_every_way_out_tells_the_server_and_leaves_the_terminal_as_it_was(way):
+    with running() as server:
+        with terminal(server.address[1]) as (client, screen):
+            screen.write(b"Zack\r")
+            read_until(screen, b"\r\n -> ")
+            if isinstance(way, bytes):
+                screen.write(way)
+            else:
+                interrupt(client, screen, getattr(signal, way))
+        server.join_clients()
+        assert "Client is requesting to quit" in server.stop()
+
+
+def test_keys_edit_the_line_and_a_newline_within_it_is_not_sent():
+    if "GNU" not in (pytest.importorskip("readline").__doc__ or ""):
+        pytest.skip("only GNU readline has these keys")
+    with running() as server:
+        with terminal(server.address[1]) as (_, screen):
+            for keys, shown in [
+                (b"Zack\r", b"\r\n -> "),
+                (b"\x1b[A\x1b[D!\r", b"\r\n -> "),  # up, left
+                (b"a\x16\n--quit--\r", b"Not sent: message over one line\r\n -> "),  # Ctrl-V Ctrl-J
+                (b"\x04", b""),
+            ]:
+                screen.write(keys)
+                read_until(screen, shown)
+        assert "Hello ZAC!K\n" in server.stop()
+
+
+@pytest.mark.parametrize("moment", ["close", "reset", "byte"])
+def test_ctrl_c_is_no_error_whatever_the_server_does_at_the_moment(moment):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with terminal(port) as (client, screen), accept(listener) as connection:
+            interrupt(client, screen, signal.SIGINT)
+            if moment == "byte":
+                connection.sendall(b"-")
+            elif moment == "reset":
+                connection.setsockopt(*RESET)
+
+
+def test_a_second_ctrl_c_ends_the_good_bye_with_status_130():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        run("client_thread1.py", "--port", listener.getsockname()[1]) as client,
+        accept(listener) as connection,
+    ):
+        read_until(client.stdout, b" -> ")
+        interrupt(client, client.stdin, signal.SIGINT)
+        assert connection.makefile("rb").readline() == b"--quit--\n"
+        assert end(client, signal.SIGINT) == (130, b"")
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "status", "said"),
+    [
+        pytest.param("server", "--port TAKEN", 1, "^Bind failed. Error : .* in use", id="in use"),
+        pytest.param("server", "--host x.invalid", 1, "^Bind failed. Error : ", id="no host"),
+        pytest.param("server", "--host a..b", 1, "^Bind failed. Error : ", id="no host name"),
+        pytest.param("server", "--port -1", 2, "argument --port: not in 0 to 65535", id="no port"),
+        pytest.param("server", "--help", 0, r"(?s)127\.0\.0\.1.*8000", id="help of the server"),
+        pytest.param("client", "--port 1", 1, "^Connection Error: .* refused\n$", id="no server"),
+        pytest.param("client", "--host a..b", 1, "^Connection Error: ", id="not a host name"),
+        pytest.param("client", "--port 65536", 2, "argument --port: not in 0 to", id="not a port"),
+        pytest.param("client", "--help", 0, r"(?s)127\.0\.0\.1.*8000", id="help of the client"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_line_with_its_status(script, options, status, said):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with run(f"{script}_thread1.py", *options.replace("TAKEN", port).split()) as process:
+            assert process.wait(TIMEOUT) == status
+            assert re.search(said, (process.stdout.read() + process.stderr.read()).decode())
