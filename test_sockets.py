@@ -261,14 +261,17 @@ def test_a_client_that_has_quit_or_sent_too_much_is_closed_after_about_a_second(
 # Many at once
 
 
-def test_a_crowd_of_newcomers_is_served_at_once():
-    with serve() as (_, first), contextlib.ExitStack() as stack:
+def test_a_crowd_of_newcomers_is_served_at_once_and_their_lines_stay_whole():
+    unbuffered = "export PYTHONUNBUFFERED=1"  # Then each write gives other threads a turn.
+    with serve(before=unbuffered) as (server, first), contextlib.ExitStack() as stack:
         crowd = [socket.create_connection(first.getpeername(), TIMEOUT) for _ in range(3 * MANY)]
         start = time.monotonic()
         for client in crowd:
             stack.enter_context(client).sendall(b"Zack\n")
         assert [client.recv(1) for client in crowd] == [b"-"] * len(crowd)
         assert time.monotonic() < start + 10
+        shown = os.read(server.stdout.fileno(), 65536).decode()
+        assert shown.count(f"{PROCESSING}Processed result: Hello ZACK\n") == len(crowd)
 
 
 def test_as_many_clients_as_the_system_allows_wait_to_be_accepted():
