@@ -415,7 +415,7 @@ def test_a_slow_console_is_waited_for_and_loses_nothing():
         client.sendall((b"a" * 5000 + b"\n") * 25 + b"--quit--\n")
         replies = client.recv(1)
         while select.select([client], [], [], 0.2)[0]:  # until the pipe is full
-            replies += client.recv(5120)
+            replies += client.recv(5120) or pytest.fail("no reply waits for the console")
         shown = b""
         while b"requesting to quit\n" not in shown:
             assert select.select([reader], [], [], TIMEOUT)[0]
@@ -441,6 +441,8 @@ def test_a_signal_or_two_stop_it_and_its_clients_are_told(number):
 def test_a_signal_that_is_ignored_from_the_start_stays_ignored():
     with serve(before="trap '' INT") as (server, client):
         server.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.wait(1)
         greet(client)
         assert end(server, signal.SIGTERM) == (0, b"")
 
@@ -623,8 +625,10 @@ def test_it_ends_when_nobody_reads_what_it_shows():
 @pytest.mark.skipif(FILES < 1200, reason="too few descriptors are allowed")
 def test_it_runs_with_more_descriptors_than_select_takes():
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open(os.devnull)) for _ in range(1100)]
-        assert talk("quit\n", pass_fds=[file.fileno() for file in files])[0] == 0
+        for _ in range(1100):
+            stack.enter_context(open(os.devnull))
+        low_numbers = open_descriptors() - {0, 1, 2}
+        assert talk("Zack\nquit\n", replies=b"-", pass_fds=low_numbers)[0] == 0
 
 
 @contextlib.contextmanager
