@@ -533,7 +533,7 @@ def accept(listener):
     return connection
 
 
-def talk(*typed, replies=b"", gone=False, script=("client_thread1.py",), **how):
+def talk(typed, replies=b"", gone=False, script=("client_thread1.py",), **how):
     """Run the client on typed text and a server's replies, after which the server may be gone.
 
     Return the exit status, what the client shows, its error output, and what it has sent.
@@ -543,7 +543,7 @@ def talk(*typed, replies=b"", gone=False, script=("client_thread1.py",), **how):
         run(*script, "--port", listener.getsockname()[1], **how) as client,
     ):
         with contextlib.suppress(BrokenPipeError):  # It may have no input.
-            client.stdin.write("".join(typed).encode(errors="surrogateescape"))
+            client.stdin.write(typed.encode(errors="surrogateescape"))
         client.stdin.close()
         with accept(listener) as connection:
             connection.sendall(replies)
