@@ -16,7 +16,7 @@ HOST, PORT = "127.0.0.1", 8000  # an arbitrary non-privileged port
 MAX_BUFFER_SIZE = 5120  # bytes in a message, its line end not counted
 ACCEPT_TIMEOUT = 0.25  # seconds between two looks at whether the listener is closed
 STOP_TIMEOUT = 2.0  # seconds that a stop gives to the messages being worked on
-LINGER = 1.0  # seconds of silence until a client that does not close is closed
+LINGER = 1.0  # seconds until a client that does not close is closed
 CONSOLE_LOCK = Lock()  # The thread that holds it may write to the console.
 # Control characters, line separators and bidirectional formatting can forge or reorder a line.
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
@@ -36,18 +36,18 @@ def main() -> None:
         listener = open_listener(args.host, args.port)
     except (OSError, ValueError) as error:
         sys.exit(f"Bind failed. Error : {error}")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # A shell has background jobs ignore SIGINT.
+            signal.signal(number, lambda *_: listener.close())  # This is the order to stop.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # The console may lack a letter.
         with contextlib.suppress(AttributeError, OSError):  # Windows may lack set_blocking().
             os.set_blocking(sys.stdout.fileno(), True)  # A slow console is waited for.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # A shell has background jobs ignore SIGINT.
-            signal.signal(number, lambda *_: listener.close())  # This is the order to stop.
     server = Thread(target=start_server, args=(listener,), daemon=True)
     server.start()  # The main thread handles signals, so it must never wait for the console.
     while listener.fileno() != -1:  # It is -1 once the listener is closed.
         server.join(ACCEPT_TIMEOUT)
-    server.join(STOP_TIMEOUT + 0.6)
+    server.join(STOP_TIMEOUT + 0.6)  # It takes longer only if the console is paused.
     if server.is_alive():
         os._exit(0)  # Python's own exit would wait for the paused console, too.
     try:
@@ -60,9 +60,9 @@ def open_listener(host: str = HOST, port: int = PORT) -> socket.socket:
     """Return a listening socket. The host "" is all of IPv4, the port 0 is any free one. Raises
     OSError (port in use, unknown host, no permission) and ValueError (not a host name)."""
     found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)
-    family, _, _, _, address = min(found)  # IPv4 has the smaller number. The client asks for it.
+    family, _, _, _, address = min(found)  # min() takes IPv4 if there is one.
     listener = socket.create_server(address, family=family, backlog=socket.SOMAXCONN)
-    listener.settimeout(ACCEPT_TIMEOUT)  # accept() would sleep on after close(), so it wakes up.
+    listener.settimeout(ACCEPT_TIMEOUT)  # Without it, accept() would sleep on after close().
     return listener
 
 
@@ -88,8 +88,8 @@ def start_server(listener: socket.socket | None = None) -> None:
                 last_error = str(error)
                 time.sleep(ACCEPT_TIMEOUT)  # Trying again at once would keep a CPU busy.
                 continue
-            last_error, name = "", endpoint.format(*(address or ("?", "?")))  # macOS: None
-            # Threads take turns to hold the GIL. A turn of 5 ms is too short for thousands of them.
+            last_error, name = "", endpoint.format(*(address or ("?", "?")))  # macOS may give None.
+            # Threads take turns to hold the GIL. A turn of 5 ms is too short for many of them.
             sys.setswitchinterval(max(switch_interval, 125e-6 * len(clients)))
             arguments = (connection, name, clients)
             clients[connection] = Thread(target=client_thread, args=arguments, daemon=True)
