@@ -114,7 +114,7 @@ def serve(change="", before=":"):
     """Run the server on a free port, with a change to it. Return its process and a client."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = probe.getsockname()
-    changed = ["-c", f"import server_thread1 as s; {change}; s.main()"]
+    changed = ["-c", f"import server_thread1 as s; s.ACCEPT_TIMEOUT = 0.01; {change}; s.main()"]
     script = changed if change else ["server_thread1.py"]
     server = run(*script, "--port", address[1], before=before)
     while True:
@@ -265,7 +265,7 @@ def test_a_client_that_reads_no_replies_delays_no_other_and_no_stop(tmp_path):
     deaf.sendall(b"\xff\n" * 100_000)
     while size < console.stat().st_size:  # until its replies fill all buffers
         size = console.stat().st_size
-        time.sleep(0.2)
+        time.sleep(0.1)
     assert send(connect(deaf.getpeername()), b"Zack\n") == b"-"
     server.send_signal(signal.SIGTERM)
     assert server.wait(5) == 0
@@ -401,7 +401,7 @@ def test_a_slow_console_is_waited_for_and_loses_nothing():
 def test_a_signal_that_is_ignored_from_the_start_stays_ignored():
     server, client = serve(before="trap '' INT")
     server.send_signal(signal.SIGINT)
-    assert not select.select([client], [], [], 0.5)[0], "a stop has closed the connection"
+    assert not select.select([client], [], [], 0.4)[0], "a stop has closed the connection"
 
 
 def test_a_stop_lets_python_run_its_exit_functions():
@@ -421,6 +421,16 @@ def test_a_stop_waits_only_for_the_message_in_hand():
     server.stdin.write(b"!\n" * 3)
     assert client.makefile("rb").read() == b"-"
     assert re.findall(b"result: (.*)", server.stdout.read()) == [b"one!"]
+
+
+def test_a_stop_gives_up_a_message_that_takes_too_long():
+    change = "s.STOP_TIMEOUT = 0.1; s.process_input = lambda text: s.time.sleep(int(text)) or text"
+    server, client = serve(change)
+    client.sendall(b"0\n60\n")
+    assert client.recv(1) == b"-"
+    server.send_signal(signal.SIGTERM)
+    assert server.stdout.read().endswith(b"Server stopped\n")
+    assert server.wait() == 0
 
 
 @pytest.mark.parametrize(
@@ -592,10 +602,12 @@ def test_a_second_ctrl_c_ends_the_good_bye_with_status_130():
         pytest.param("server", "--port TAKEN", 1, "^Bind failed. Error : .* in use", id="in use"),
         pytest.param("server", "--host a..b", 1, "^Bind failed. Error : ", id="no host name"),
         pytest.param("server", "--port -1", 2, "argument --port: not in 0 to 65535", id="no port"),
+        pytest.param("server", "--port 65536", 2, "argument --port: not in 0 to", id="too high"),
         pytest.param("server", "--help", 0, r"(?s)127\.0\.0\.1.*8000", id="help of the server"),
         pytest.param("client", "--port 1", 1, "^Connection Error: .* refused\n$", id="no server"),
         pytest.param("client", "--host a..b", 1, "^Connection Error: ", id="not a host name"),
         pytest.param("client", "--port 65536", 2, "argument --port: not in 0 to", id="not a port"),
+        pytest.param("client", "--port -1", 2, "argument --port: not in 0 to", id="too low"),
         pytest.param("client", "--help", 0, r"(?s)127\.0\.0\.1.*8000", id="help of the client"),
     ],
 )
