@@ -26,7 +26,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # Not every import mode of pytest does it.
 server_thread1 = importlib.import_module("server_thread1")
-server_thread1.LINGER = server_thread1.STOP_TIMEOUT = 1000  # No test here is to wait for them.
+server_thread1.LINGER = server_thread1.STOP_TIMEOUT = 1000  # A test that waits for them is given up.
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(number) == signal.SIG_IGN:  # as in a background job, or under nohup
         signal.signal(number, lambda *_: None)  # The scripts would inherit that it is ignored.
