@@ -194,8 +194,14 @@ def test_with_three_clients_the_server_shows_the_session_of_the_readme():
         pytest.param(["\udcff\nx\n"], f"!{ODD}\n-", [ODD, "X"], id="not UTF-8"),
         pytest.param(["\u4f60\u3000\xa0.\n"], "-", ["\u4f60\u3000\xa0."], id="Chinese"),
         pytest.param(["\u200d\U0001fae8\n"], "-", ["\u200d\U0001fae8"], id="new emoji"),
-        pytest.param(["\0\x1b[2J\r\x1f.\n"], "-", [r"\x00\x1b[2J\r\x1f."], id="terminal codes"),
-        pytest.param(["\x7f\x9f\u2028\u2069.\n"], "-", [r"\x7f\x9f\u2028\u2069."], id="more codes"),
+        pytest.param(["\0\x1b[2J\r.\n"], "-", [r"\x00\x1b[2J\r."], id="terminal codes"),
+        pytest.param(["\x1f ~\x7f\x9f.\n"], "-", [r"\x1f ~\x7f\x9f."], id="C0 and C1 codes"),
+        pytest.param(
+            ["\u2027\u2028\u202e\u202f."], "-", ["\u2027\\u2028\\u202e\u202f."], id="lines"
+        ),
+        pytest.param(
+            ["\u2065\u2066\u2069\u206a."], "-", ["\u2065\\u2066\\u2069\u206a."], id="bidi"
+        ),
     ],
 )
 def test_each_message_is_answered_and_shown_once(sent, replies, shown, capfd):
