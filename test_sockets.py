@@ -23,9 +23,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # Not every import mode of pytest does it.
 server_thread1 = importlib.import_module("server_thread1")
 server_thread1.ACCEPT_TIMEOUT = 0.02  # seconds, so that a stop is seen at once
-server_thread1.LINGER = server_thread1.STOP_TIMEOUT = (
-    1000  # A test that waits for them is given up.
-)
+server_thread1.LINGER = server_thread1.STOP_TIMEOUT = 1000  # No test may wait for them.
 for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # A background job ignores them.
     signal.signal(number, signal.default_int_handler)
 pytestmark = pytest.mark.filterwarnings("error")  # Python warns of a socket that is not closed.
@@ -196,12 +194,9 @@ def test_with_three_clients_the_server_shows_the_session_of_the_readme():
         pytest.param(["\u200d\U0001fae8\n"], "-", ["\u200d\U0001fae8"], id="new emoji"),
         pytest.param(["\0\x1b[2J\r.\n"], "-", [r"\x00\x1b[2J\r."], id="terminal codes"),
         pytest.param(["\x1f ~\x7f\x9f.\n"], "-", [r"\x1f ~\x7f\x9f."], id="C0 and C1 codes"),
-        pytest.param(
-            ["\u2027\u2028\u202e\u202f."], "-", ["\u2027\\u2028\\u202e\u202f."], id="lines"
-        ),
-        pytest.param(
-            ["\u2065\u2066\u2069\u206a."], "-", ["\u2065\\u2066\\u2069\u206a."], id="bidi"
-        ),
+        pytest.param(["\u2027\u2028\u2029."], "-", ["\u2027\\u2028\\u2029."], id="line ends"),
+        pytest.param(["\u202a\u202e\u202f."], "-", ["\\u202a\\u202e\u202f."], id="bidi marks"),
+        pytest.param(["\u2065\u2066\u2069\u206a"], "-", ["\u2065\\u2066\\u2069\u206a"], id="more"),
     ],
 )
 def test_each_message_is_answered_and_shown_once(sent, replies, shown, capfd):
