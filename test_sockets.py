@@ -91,8 +91,10 @@ def run(script, *options, change="", before=":", stream=subprocess.PIPE):
 
 def serve(**how):
     """Run the server script on a free port. Return its process, and a client of it."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = probe.getsockname()
+    placeholder = OPENED.enter_context(socket.socket())
+    placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    placeholder.bind(("127.0.0.1", 0))  # Nobody else gets the port while the server starts.
+    address = placeholder.getsockname()
     server = run("server_thread1", "--port", address[1], **how)
     while True:
         assert server.poll() is None, server.stderr.read()
