@@ -166,11 +166,11 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
 
 def receive_input(connection: socket.socket) -> Iterator[bytes]:
     """Yield the messages one by one, without line ends, up to the first one that is too long."""
-    rest, by_lines = b"", False
-    while chunk := connection.recv(MAX_BUFFER_SIZE + len(b"\r\n")):
+    rest, by_lines, max_line = b"", False, MAX_BUFFER_SIZE + len(b"\r\n")
+    while chunk := connection.recv(max_line):
         by_lines = by_lines or b"\n" in chunk  # The article's client sends no newlines.
         *lines, rest = (rest + chunk).split(b"\n")  # The last piece has no newline yet.
-        if not by_lines or len(rest) > MAX_BUFFER_SIZE + len(b"\r"):
+        if not by_lines or len(rest) >= max_line:
             lines, rest = [*lines, rest], b""  # It does not wait for a newline.
         for line in lines:
             message = line.removesuffix(b"\r")
