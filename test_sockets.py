@@ -186,7 +186,7 @@ def test_with_three_clients_the_server_shows_the_session_of_the_readme():
         pytest.param(["a" * 5120 + "\r"], "-", ["A" * 5120], id="5120 bytes with CR"),
         pytest.param(["\n" + "a" * 5120 + "\r\n"], "--", ["", "A" * 5120], id="CR, then LF"),
         pytest.param(["a" * 5121 + "\nx\n"], f"!{OVER}\n", [OVER], id="5121 bytes"),
-        pytest.param(["x\n" + "\udcff" * 5_000_000], f"-!{OVER}\n", ["X", OVER], id="5 million"),
+        pytest.param(["x\nx", "\udcff" * 5_000_000], f"-!{OVER}\n", ["X", OVER], id="5 million"),
         pytest.param(["\n", "\xe9" * 2561], f"-!{OVER}\n", ["", OVER], id="2561 letters"),
         pytest.param(["\udcff\nx\n"], f"!{ODD}\n-", [ODD, "X"], id="not UTF-8"),
         pytest.param([FOREIGN], "-", [FOREIGN], id="Chinese, a joiner and a new emoji"),
@@ -271,7 +271,7 @@ def test_process_input_may_refuse_a_message_and_another_error_ends_only_its_clie
 
 def test_an_error_of_accept_ends_nothing_and_is_shown_once(monkeypatch, capfd):
     accept = socket.socket.accept
-    errors = [ConnectionAbortedError("gone"), *[OSError("odd")] * 3]
+    errors = [ConnectionAbortedError("gone"), *[OSError(1, "odd")] * 3]
 
     def accept_that_fails_first(listener):
         if errors:
@@ -283,7 +283,7 @@ def test_an_error_of_accept_ends_nothing_and_is_shown_once(monkeypatch, capfd):
     with running() as address:
         assert ask(connect(address), b"Zack\n") == b"-"
     assert time.monotonic() - start > 3 * server_thread1.ACCEPT_TIMEOUT  # It pauses each time.
-    assert re.findall("Error : (.*)", capfd.readouterr().out) == ["odd"]
+    assert re.findall("Error : (.*)", capfd.readouterr().out) == ["[Errno 1] odd"]
 
 
 def test_out_of_descriptors_the_server_says_so_and_serves_later():
@@ -348,20 +348,20 @@ def test_a_slow_console_shows_all_lines_whole():
 def test_replies_wait_for_a_paused_console_but_a_stop_does_not():
     server, client = serve(change="script.STOP_TIMEOUT = 0.5")
     client.sendall((b"a" * 5000 + b"\n") * 50)
+    replies = len(client.recv(1))
     client.settimeout(0.3)
-    replies = 0
     with contextlib.suppress(TimeoutError):  # The pipe is full.
         while client.recv(1):
             replies += 1
     server.send_signal(signal.SIGTERM)
     assert server.wait(5) == 0
-    assert server.stdout.read(65536).count(b"A\n") >= replies > 0
+    assert server.stdout.read(65536).count(b"A\n") >= replies
 
 
 def test_a_signal_that_is_ignored_from_the_start_stays_ignored():
-    server, client = serve(before="trap '' INT")
+    server, client = serve(before="trap '' INT", change="script.STOP_TIMEOUT = 0")
     server.send_signal(signal.SIGINT)
-    client.settimeout(0.4)
+    client.settimeout(0.8)
     with pytest.raises(TimeoutError):  # A stop would close the connection.
         client.recv(1)
 
