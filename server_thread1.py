@@ -16,7 +16,7 @@ HOST, PORT = "127.0.0.1", 8000  # an arbitrary non-privileged port
 MAX_BUFFER_SIZE = 5120  # bytes in a message, its line end not counted
 ACCEPT_TIMEOUT = 0.25  # seconds between two looks at whether the listener is closed
 STOP_TIMEOUT = 2.0  # seconds that a stop gives to the messages being worked on
-LINGER = 1.0  # seconds until a client that does not close is closed
+LINGER = 1.0  # seconds until a silent client that does not close is closed
 CONSOLE_LOCK = Lock()  # The thread that holds it may write to the console.
 # Control characters, line separators and bidirectional formatting can forge or reorder a line.
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
@@ -139,7 +139,7 @@ def client_thread(connection: socket.socket, name: str, clients: Clients) -> Non
 
 
 def answer_messages(connection: socket.socket, name: str, clients: Clients) -> None:
-    """Show and answer a client's messages. One that raises ValueError is refused with its text."""
+    """Show and answer a client's messages. A ValueError refuses one; its text is the reason."""
     for message in receive_input(connection):
         if connection not in clients:  # The server stops, and may have cut this message.
             return

@@ -1,4 +1,4 @@
-"""What the server and the client promise; `pytest -v` lists it."""
+"""These tests say what the server and the client promise; `pytest -v` lists it."""
 
 import contextlib
 import gc
@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE))  # Not every import mode of pytest does it.
 server_thread1 = importlib.import_module("server_thread1")
 server_thread1.ACCEPT_TIMEOUT = 0.02  # seconds; a server in a thread sees a stop at once.
 server_thread1.LINGER = server_thread1.STOP_TIMEOUT = 1000  # A test that waits for them fails.
-for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # A background job ignores them.
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # Jobs of & and nohup ignore them.
     signal.signal(number, signal.default_int_handler)
 pytestmark = pytest.mark.filterwarnings("error")  # Python warns of a socket that is not closed.
 # seconds until a test is given up; a free-threaded Python takes long to start on a busy machine
@@ -32,10 +32,10 @@ FILES = os.sysconf("SC_OPEN_MAX")  # descriptors that this process may have
 MANY = max(5, min(150, FILES // 3 - 15))  # clients at once
 OPENED = contextlib.ExitStack()  # It closes at the end of a test what the test has opened.
 OVER = "message over 5120 bytes"
-FOREIGN = "\u4f60\u3000\xa0\u200d\u2027\u202f\u2065\u206a\U0001fae8"  # a new emoji at its end
+FOREIGN = "\u4f60\u3000\xa0\u200d\u2027\u202f\u2065\u206a\U0001fae8"  # These stay as they are.
 PROMPT = "Please enter 'quit' to exit\n -> "
 ERROR = "Connection Error:"
-OPEN = f"import os; [os.dup(0) for _ in range({min(1100, FILES - 30)})]"
+DUP = f"import os; [os.dup(0) for _ in range({min(1100, FILES - 30)})]"  # select() takes 1024.
 DISK_FULL = "Console Error: [Errno 28] No space left on device\n"
 ODD = "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
 
@@ -59,7 +59,7 @@ def clean_up_in_time(request):
 
 @contextlib.contextmanager
 def running(host="127.0.0.1"):
-    """Run the server in a thread, with capfd as its console. It ends and can restart at once."""
+    """Run the server in a thread, until the block ends. A test reads its console with capfd."""
     threads = set(threading.enumerate())
     listener = OPENED.enter_context(server_thread1.open_listener(host, port=0))
     address = listener.getsockname()[:2]
@@ -96,7 +96,7 @@ def serve(**how):
         assert server.poll() is None, server.stderr.read()
         with contextlib.suppress(ConnectionRefusedError):
             return server, connect(address)
-        time.sleep(0.01)  # No event tells that another process listens.
+        time.sleep(0.01)  # Its console could tell, but some tests close it.
 
 
 def connect(address):
@@ -104,7 +104,7 @@ def connect(address):
 
 
 def ask(client, *pieces):
-    """Send pieces, wait for a reply after each, leave, and return all replies."""
+    """Send pieces, wait for one byte after each, send no more, and return all that comes."""
     replies = b""
     for piece in pieces:
         client.sendall(piece)
@@ -176,9 +176,9 @@ def test_with_three_clients_the_server_shows_the_session_of_the_readme():
         pytest.param(["--qu\u0131t--\n"], "-", ["--QUIT--"], id="quit with a dotless i"),
         pytest.param(["a" * 5120 + "\r\nx\n"], "--", ["A" * 5120, "X"], id="5120 bytes with CR LF"),
         pytest.param(["a" * 5120 + "\r"], "-", ["A" * 5120], id="5120 bytes with CR"),
-        pytest.param(["\n" + "a" * 5120 + "\r\n"], "--", ["", "A" * 5120], id="CR, then LF"),
+        pytest.param(["\n" + "a" * 5120 + "\r\n"], "--", ["", "A" * 5120], id="cut after CR"),
         pytest.param(["a" * 5121 + "\nx\n"], f"!{OVER}\n", [OVER], id="5121 bytes"),
-        pytest.param(["x\nx", "\udcff" * 5_000_000], f"-!{OVER}\n", ["X", OVER], id="5 million"),
+        pytest.param(["x\nx", "\udcff" * 5_000_000], f"-!{OVER}\n", ["X", OVER], id="5 MB"),
         pytest.param(["\n", "\xe9" * 2561], f"-!{OVER}\n", ["", OVER], id="2561 letters"),
         pytest.param(["\udcff\nx\n"], f"!{ODD}\n-", [ODD, "X"], id="not UTF-8"),
         pytest.param([FOREIGN], "-", [FOREIGN], id="text stays as it is"),
@@ -198,7 +198,7 @@ def test_a_client_that_does_not_close_is_closed_after_a_while():
     server, polite = serve(change="script.LINGER = 0.2")
     flooding = connect(polite.getpeername())
     polite.sendall(b"--quit--\n")
-    with contextlib.suppress(ConnectionError):  # It is closed meanwhile.
+    with contextlib.suppress(ConnectionError):  # The server closes it.
         while True:
             flooding.sendall(b"a" * 100_000)
     for _ in (polite, flooding):
@@ -290,7 +290,7 @@ def test_a_thread_keeps_the_gil_for_longer_while_many_clients_are_connected():
         assert sys.getswitchinterval() == interval  # Those who have left do not count.
         *_, last = [connect(address) for _ in range(MANY)]
         ask(last, b"Zack\n")
-        assert sys.getswitchinterval() > interval or MANY < 50  # It takes 41 clients.
+        assert sys.getswitchinterval() > interval or MANY < 50  # The 42nd client raises it.
     assert sys.getswitchinterval() == interval
 
 
@@ -315,7 +315,7 @@ def test_a_thread_that_cannot_start_costs_only_its_client(capfd):
         pytest.param({"change": "import atexit; atexit.register(print, 'bye')"}, "bye", id="exit"),
     ],
 )
-def test_ctrl_c_and_sigterm_stop_the_server_and_no_console_costs_a_reply(how, shown):
+def test_ctrl_c_and_sigterm_stop_the_server_and_a_bad_console_costs_no_reply(how, shown):
     server, client = serve(**how)
     client.sendall("Zo\u00eb\n".encode())
     assert client.recv(1) == b"-"
@@ -328,7 +328,7 @@ def test_ctrl_c_and_sigterm_stop_the_server_and_no_console_costs_a_reply(how, sh
 
 
 def test_a_slow_console_shows_all_lines_whole():
-    before = f"'{sys.executable}' -c 'import os; os.set_blocking(1, False)'"  # Others may do it.
+    before = f"'{sys.executable}' -c 'import os; os.set_blocking(1, False)'"  # Some programs do.
     server, first = serve(before=f"{before}; export PYTHONUNBUFFERED=1")  # as python3 -u does
     for client in [first, *(connect(first.getpeername()) for _ in range(9))]:
         client.sendall((b"a" * 5000 + b"\n") * 10)
@@ -416,7 +416,7 @@ def meet(**how):
     return client, OPENED.enter_context(listener.accept()[0])
 
 
-def talk(typed, replies, **how):
+def feed(typed, replies, **how):
     """Give the client text and replies. Return its exit status, what it shows, what it sends."""
     client, connection = meet(**how)
     connection.sendall(replies.encode(errors="surrogateescape"))
@@ -442,21 +442,21 @@ def talk(typed, replies, **how):
     ],
 )
 def test_the_client_sends_each_line_and_shows_what_fails(typed, replies, status, shown, sent):
-    assert talk(typed, replies) == (status, PROMPT + shown, f"{sent}--quit--\n")
+    assert feed(typed, replies) == (status, PROMPT + shown, f"{sent}--quit--\n")
 
 
 @pytest.mark.parametrize(
     ("how", "status", "shown", "sent"),
     [
-        pytest.param({"before": "exec <&-"}, 0, PROMPT + "\n", "", id="no input"),
-        pytest.param({"before": "exec >&-"}, 0, "", "Zack\n", id="no output"),
-        pytest.param({"before": "exec 2>&-"}, 0, PROMPT + " -> ", "Zack\n", id="no errors"),
+        pytest.param({"before": "exec <&-"}, 0, PROMPT + "\n", "", id="no stdin"),
+        pytest.param({"before": "exec >&-"}, 0, "", "Zack\n", id="no stdout"),
+        pytest.param({"before": "exec 2>&-"}, 0, PROMPT + " -> ", "Zack\n", id="no stderr"),
         pytest.param({"before": "exec >/dev/full"}, 1, DISK_FULL, "", id="a full output"),
-        pytest.param({"change": OPEN}, 0, PROMPT + " -> ", "Zack\n", id="more than select() takes"),
+        pytest.param({"change": DUP}, 0, PROMPT + " -> ", "Zack\n", id="many descriptors"),
     ],
 )
 def test_the_client_says_good_bye_whatever_its_descriptors(how, status, shown, sent):
-    assert talk("Zack\nquit\n", "-", **how) == (status, shown, f"{sent}--quit--\n")
+    assert feed("Zack\nquit\n", "-", **how) == (status, shown, f"{sent}--quit--\n")
 
 
 def test_the_client_gives_up_a_server_that_does_not_reply():
@@ -529,13 +529,13 @@ def test_the_client_leaves_an_ignored_signal_ignored():
     ("script", "options", "status", "said"),
     [
         pytest.param("server", "--port TAKEN", 1, r"^Bind failed. Error : \[Errno ", id="taken"),
-        pytest.param("server", "--host a..b", 1, "^Bind failed. Error : ", id="no host name"),
-        pytest.param("server", "--port -1", 2, "argument --port: not in 0 to 65535", id="no port"),
-        pytest.param("server", "--port 65536", 2, "argument --port: not in 0 to", id="too high"),
+        pytest.param("server", "--host a..b", 1, "^Bind failed. Error : ", id="not a host name"),
+        pytest.param("server", "--port -1", 2, "argument --port: not in 0 to 65535", id="below 0"),
+        pytest.param("server", "--port 65536", 2, "argument --port: not in 0 to", id="over 65535"),
         pytest.param("server", "--help", 0, r"(?s)127\.0\.0\.1.*8000", id="help of the server"),
         pytest.param("client", "--port 65535", 1, "^Connection Error: .* refused", id="no server"),
-        pytest.param("client", "--host a..b --port 0", 1, "^Connection Error: ", id="no name"),
-        pytest.param("client", "--port 65536", 2, "argument --port: not in 0 to", id="not a port"),
+        pytest.param("client", "--host a..b --port 0", 1, "^Connection Error: ", id="not a name"),
+        pytest.param("client", "--port 65536", 2, "argument --port: not in 0 to", id="too high"),
         pytest.param("client", "--port -1", 2, "argument --port: not in 0 to", id="too low"),
         pytest.param("client", "--help", 0, r"(?s)127\.0\.0\.1.*8000", id="help of the client"),
     ],
