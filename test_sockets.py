@@ -439,7 +439,7 @@ def feed(typed, replies, **how):
         pytest.param("\xe9" * 2560 + "a", "", 0, f"Not sent: {OVER}\n -> \n", "", id="too long"),
         pytest.param("a" * 5120, "-", 0, " -> \n", "a" * 5120 + "\n", id="not too long"),
         pytest.param("\udcff", f"!{ODD}\n", 0, f"Refused: {ODD}\n -> \n", "\udcff\n", id="odd"),
-        pytest.param("a\nb\n", " ", 1, f"{ERROR} no reply but b' '\n", "a\n", id="strange"),
+        pytest.param("a\nb\n", " x", 1, f"{ERROR} no reply but b' '\n", "a\n", id="strange"),
         pytest.param("a\nb\n", "!", 1, f"{ERROR} no reply but b'!'\n", "a\n", id="cut off"),
         pytest.param("a\n", "", 1, f"{ERROR} the server closed the connection\n", "a\n", id="gone"),
     ],
