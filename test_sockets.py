@@ -291,7 +291,7 @@ def test_a_thread_keeps_the_gil_for_longer_while_many_clients_are_connected():
         assert sys.getswitchinterval() == interval  # Those who have left do not count.
         *_, last = [connect(address) for _ in range(MANY)]
         ask(last, b"Zack\n")
-        assert sys.getswitchinterval() > interval or MANY < 50  # The 42nd client raises it.
+        assert interval < sys.getswitchinterval() < 1 or MANY < 50  # The 42nd client raises it.
     assert sys.getswitchinterval() == interval
 
 
@@ -440,6 +440,7 @@ def feed(typed, replies, **how):
         pytest.param("a" * 5120, "-", 0, " -> \n", "a" * 5120 + "\n", id="not too long"),
         pytest.param("\udcff", f"!{ODD}\n", 0, f"Refused: {ODD}\n -> \n", "\udcff\n", id="odd"),
         pytest.param("a\nb\n", " x", 1, f"{ERROR} no reply but b' '\n", "a\n", id="strange"),
+        pytest.param("a\nb\n", "H", 1, f"{ERROR} no reply but b'H'\n", "a\n", id="a text"),
         pytest.param("a\nb\n", "!", 1, f"{ERROR} no reply but b'!'\n", "a\n", id="cut off"),
         pytest.param("a\n", "", 1, f"{ERROR} the server closed the connection\n", "a\n", id="gone"),
     ],
