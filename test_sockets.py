@@ -338,7 +338,7 @@ def test_a_slow_console_shows_all_lines_whole():
 
 
 def test_replies_wait_for_a_paused_console_but_a_stop_does_not():
-    server, client = serve(change="script.STOP_TIMEOUT = 0.5")
+    server, client = serve(change="script.STOP_TIMEOUT = 0.1")
     client.sendall((b"a" * 5000 + b"\n") * 50)
     replies = len(client.recv(1))
     client.settimeout(0.3)
