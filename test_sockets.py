@@ -35,7 +35,8 @@ OVER = "message over 5120 bytes"
 FOREIGN = "\u4f60\u3000\xa0\u200d\u2027\u202f\u2065\u206a\U0001fae8"  # These stay as they are.
 PROMPT = "Please enter 'quit' to exit\n -> "
 ERROR = "Connection Error:"
-DUP = f"import os; [os.dup(0) for _ in range({min(1100, FILES - 30)})]"  # select() takes 1024.
+DUP = "import os; [os.dup(0) for _ in range(1100)]"  # select() takes 1024.
+FEW = pytest.mark.skipif(FILES < 1200, reason="too few descriptors are allowed")
 DISK_FULL = "Console Error: [Errno 28] No space left on device\n"
 ODD = "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
 
@@ -335,6 +336,7 @@ def test_a_slow_console_shows_all_lines_whole():
         client.sendall((b"a" * 5000 + b"\n") * 10)
     for _ in range(100):
         read_until(server.stdout, b"\nProcessed result: Hello " + b"A" * 5000 + b"\n")
+    assert first.makefile("rb").read(10) == b"-" * 10
 
 
 def test_replies_wait_for_a_paused_console_but_a_stop_does_not():
@@ -456,7 +458,7 @@ def test_the_client_sends_each_line_and_shows_what_fails(typed, replies, status,
         pytest.param({"before": "exec >&-"}, 0, "", "Zack\n", id="no stdout"),
         pytest.param({"before": "exec 2>&-"}, 0, PROMPT + " -> ", "Zack\n", id="no stderr"),
         pytest.param({"before": "exec >/dev/full"}, 1, DISK_FULL, "", id="a full output"),
-        pytest.param({"change": DUP}, 0, PROMPT + " -> ", "Zack\n", id="many descriptors"),
+        pytest.param({"change": DUP}, 0, PROMPT + " -> ", "Zack\n", id="1100 files", marks=FEW),
     ],
 )
 def test_the_client_says_good_bye_whatever_its_descriptors(how, status, shown, sent):
@@ -532,7 +534,7 @@ def test_the_client_leaves_an_ignored_signal_ignored():
 @pytest.mark.parametrize(
     ("script", "options", "status", "said"),
     [
-        pytest.param("server", "--port TAKEN", 1, r"^Bind failed. Error : \[Errno ", id="taken"),
+        pytest.param("server", "--port TAKEN", 1, r"^Bind failed. Error : \[.* in use", id="taken"),
         pytest.param("server", "--host a..b", 1, "^Bind failed. Error : ", id="not a host name"),
         pytest.param("server", "--port -1", 2, "argument --port: not in 0 to 65535", id="below 0"),
         pytest.param("server", "--port 65536", 2, "argument --port: not in 0 to", id="over 65535"),
