@@ -27,9 +27,9 @@ def main() -> None:
             sys.exit(f"Connection Error: {error}")
         prepare_console()
         talk(soc)
-    except OSError as error:  # It is the console's: exchange() tells of the connection's.
+    except OSError as error:  # The console failed: exchange() reports a connection that fails.
         sys.exit(f"Console Error: {error}")
-    except KeyboardInterrupt:  # It came before the prompt, or once more after it.
+    except KeyboardInterrupt:  # Ctrl-C came before the first prompt, or during the good-bye.
         sys.exit(130)  # Shells use 128 + 2, the number of SIGINT.
 
 
@@ -88,7 +88,7 @@ def exchange(soc: socket.socket, replies: io.BufferedReader, message: str) -> No
         elif not reply:
             sys.exit("Connection Error: the server closed the connection")
         elif reply != b"-":
-            sys.exit(f"Connection Error: no reply but {reply!r}")
+            sys.exit(f"Connection Error: unexpected reply {reply!r}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ HOST, PORT = "127.0.0.1", 8000  # an arbitrary non-privileged port
 MAX_BUFFER_SIZE = 5120  # bytes in a message, its line end not counted
 ACCEPT_TIMEOUT = 0.25  # seconds between two looks at whether the listener is closed
 STOP_TIMEOUT = 2.0  # seconds that a stop gives to the messages being worked on
-LINGER = 1.0  # seconds until a silent client that does not close is closed
+LINGER = 1.0  # seconds that a client has to close its end after its last message
 CONSOLE_LOCK = Lock()  # The thread that holds it may write to the console.
 # Control characters, line separators and bidirectional formatting can forge or reorder a line.
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
@@ -89,7 +89,7 @@ def start_server(listener: socket.socket | None = None) -> None:
                 time.sleep(ACCEPT_TIMEOUT)  # Trying again at once would keep a CPU busy.
                 continue
             last_error, name = "", endpoint.format(*(address or ("?", "?")))  # macOS may give None.
-            # Threads take turns to hold the GIL. A turn of 5 ms is too short for many of them.
+            # Threads take turns to hold the GIL. With many, turns of 5 ms go mostly into switching.
             sys.setswitchinterval(max(switch_interval, 125e-6 * len(clients)))
             arguments = (connection, name, clients)
             clients[connection] = Thread(target=client_thread, args=arguments, daemon=True)
@@ -106,7 +106,7 @@ def start_server(listener: socket.socket | None = None) -> None:
 def stop_clients(clients: Clients) -> None:
     """End all clients: wait for the messages being worked on, then cut off what is left."""
     remaining = clients.copy()
-    clients.clear()  # A thread that misses its connection here takes no further message.
+    clients.clear()  # A thread that does not find its connection here takes no more messages.
     for how, seconds in ((socket.SHUT_RD, STOP_TIMEOUT), (socket.SHUT_RDWR, 0.2)):
         for connection in remaining:
             with contextlib.suppress(OSError):  # It is closed by now.
@@ -125,7 +125,7 @@ def client_thread(connection: socket.socket, name: str, clients: Clients) -> Non
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # It finds dead peers.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # It sends at once.
             answer_messages(connection, name, clients)
-            deadline = time.monotonic() + LINGER  # close() with bytes unread may lose the reply.
+            deadline = time.monotonic() + LINGER  # Bytes left unread at close() may cost the reply.
             with contextlib.suppress(OSError):  # The time is up, or the client is gone.
                 connection.shutdown(socket.SHUT_WR)
                 connection.settimeout(LINGER)
@@ -171,7 +171,7 @@ def receive_input(connection: socket.socket) -> Iterator[bytes]:
         by_lines = by_lines or b"\n" in chunk  # The article's client sends no newlines.
         *lines, rest = (rest + chunk).split(b"\n")  # The last piece has no newline yet.
         if not by_lines or len(rest) >= max_line:
-            lines, rest = [*lines, rest], b""  # It does not wait for a newline.
+            lines, rest = [*lines, rest], b""  # The rest is a message without its newline.
         for line in lines:
             message = line.removesuffix(b"\r")
             yield message
