@@ -169,9 +169,9 @@ def receive_input(connection: socket.socket) -> Iterator[bytes]:
     rest, by_lines, max_line = b"", False, MAX_BUFFER_SIZE + len(b"\r\n")
     while chunk := connection.recv(max_line):
         by_lines = by_lines or b"\n" in chunk  # The article's client sends no newlines.
-        *lines, rest = (rest + chunk).split(b"\n")  # The last piece has no newline yet.
-        if not by_lines or len(rest) >= max_line:
-            lines, rest = [*lines, rest], b""  # The rest is a message without its newline.
+        lines = (rest + chunk).split(b"\n")
+        waits = by_lines and len(lines[-1]) < max_line  # The last line waits for its newline.
+        rest = lines.pop() if waits else b""
         for line in lines:
             message = line.removesuffix(b"\r")
             yield message

@@ -325,7 +325,7 @@ def test_ctrl_c_and_sigterm_stop_the_server_and_a_bad_console_costs_no_reply(how
     assert client.recv(1) == b"-"
     server.send_signal(signal.SIGINT)
     server.send_signal(signal.SIGTERM)  # A second signal changes nothing.
-    assert server.wait(5) == 0  # The promise is three seconds, but the machine may be busy.
+    assert server.wait(4) == 0  # The promise is three seconds, but the machine may be busy.
     assert client.recv(1) == b""
     assert server.stderr.read() == b""
     assert shown in server.stdout.read().decode()
@@ -350,7 +350,7 @@ def test_replies_wait_for_a_paused_console_but_a_stop_does_not():
         while client.recv(1):
             replies += 1
     server.send_signal(signal.SIGTERM)
-    assert server.wait(5) == 0
+    assert server.wait(4) == 0
     assert server.stdout.read().count(b"A\n") >= replies  # No reply came before its lines.
 
 
