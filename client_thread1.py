@@ -80,7 +80,7 @@ def exchange(soc: socket.socket, replies: io.BufferedReader, message: str) -> No
         try:
             soc.sendall(data + b"\n")
             reply = replies.read(1)
-            reason = replies.readline(MAX_BUFFER_SIZE) if reply == b"!" else b""
+            reason = replies.readline() if reply == b"!" else b""
         except OSError as error:
             sys.exit(f"Connection Error: {error}")
         if reason:  # ascii() spells out what could drive the terminal.

@@ -18,7 +18,7 @@ ACCEPT_TIMEOUT = 0.25  # seconds between two looks at whether the listener is cl
 STOP_TIMEOUT = 2.0  # seconds that a stop gives to the messages being worked on
 LINGER = 1.0  # seconds that a client has to close its end after its last message
 CONSOLE_LOCK = Lock()  # The thread that holds it may write to the console.
-# Control characters, line separators and bidirectional formatting can forge or reorder a line.
+# Control characters, line separators and bidirectional overrides can forge or reorder a line.
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
 ESCAPES = {control: ascii(chr(control))[1:-1] for control in CONTROLS}
 Clients = dict[socket.socket, Thread]  # Each single step on a dict is safe without a lock.

@@ -31,6 +31,7 @@ FILES = os.sysconf("SC_OPEN_MAX")  # descriptors that this process may have
 MANY = max(5, min(150, FILES // 3 - 15))  # clients at once
 OPENED = contextlib.ExitStack()  # It closes at the end of a test what the test has opened.
 case = pytest.param
+LONG = "a" * 9999
 OVER = "message over 5120 bytes"
 UNCHANGED = "\u4f60\u3000\xa0\u200d\u2027\u202f\u2065\u206a\U0001fae8"  # These stay as they are.
 PROMPT = "Please enter 'quit' to exit\n -> "  # A client's case has what is shown after it.
@@ -82,7 +83,7 @@ def run(script, *options, change="", before=":", stream=subprocess.PIPE):
     changed = ["-c", f"import {script} as script; {change}; script.main()"]
     python = [sys.executable, *(changed if change else [f"{script}.py"]), *map(str, options)]
     command = ["sh", "-c", f'{before}; exec "$@"', "sh", *python]  # "$@" is python; "sh" is $0.
-    env = os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": ""}
+    env = os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "", "PYTHONSAFEPATH": ""}
     env |= {"TERM": "dumb", "INPUTRC": os.devnull, "PYTHONWARNINGS": "default"}
     streams = dict.fromkeys(["stdin", "stdout", "stderr"], stream)
     process = subprocess.Popen(command, bufsize=0, cwd=HERE, env=env, **streams)
@@ -369,17 +370,17 @@ def test_a_signal_that_is_ignored_from_the_start_stays_ignored():
 
 
 def test_a_stop_waits_only_for_the_message_in_hand():
-    server, idle = serve(change="script.process_input = lambda text: text + input('?')")
+    server, idle = serve(change="script.process_input = input; script.STOP_TIMEOUT = 9")
     client = connect(idle.getpeername())
     client.sendall(b"one\ntwo\nthree")
-    read_until(server.stdout, b"?")
+    read_until(server.stdout, b"one")  # It is the prompt of input().
     server.send_signal(signal.SIGINT)
     assert idle.recv(1) == b""
     with pytest.raises(subprocess.TimeoutExpired):  # It waits for the answer.
         server.wait(0.2)
     server.stdin.write(b"!\n" * 3)
     assert client.makefile("rb").read() == b"-"
-    assert re.findall(b"result: (.*)", server.stdout.read()) == [b"one!"]
+    assert re.findall(b"result: (.*)", server.stdout.read()) == [b"!"]
 
 
 @pytest.mark.parametrize(
@@ -418,6 +419,7 @@ def meet(**how):
         case({}, "Zack \n--Quit--\n", "-", 0, " -> ", "Zack\n", id="--quit--"),
         case({}, "QUIT", "-", 0, " -> \n", "QUIT\n", id="QUIT, and the end of a pipe"),
         case({}, "a", "!\x1b\udcff", 0, "Refused: \\x1b\\ufffd\n -> \n", "a\n", id="refused"),
+        case({}, "a", "!" + LONG, 0, f"Refused: {LONG}\n -> \n", "a\n", id="refused at length"),
         case({}, "\udcff", f"!{ODD}\n", 0, f"Refused: {ODD}\n -> \n", "\udcff\n", id="not UTF-8"),
         case({}, "\xe9" * 2560 + "a", "", 0, f"Not sent: {OVER}\n -> \n", "", id="too long"),
         case({}, "a" * 5120, "-", 0, " -> \n", "a" * 5120 + "\n", id="not too long"),
