@@ -26,9 +26,9 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # Else & or nohup
     signal.signal(number, signal.default_int_handler)
 pytestmark = pytest.mark.filterwarnings("error")  # Python warns of a socket that is not closed.
 # seconds until a test is given up; a free-threaded Python takes long to start on a busy machine
-TIMEOUT = 150 if "free-threading" in sys.version else 20
+TIMEOUT = 300 if "free-threading" in sys.version else 20
 FILES = os.sysconf("SC_OPEN_MAX")  # descriptors that this process may have
-MANY = max(5, min(150, FILES // 3 - 15))  # clients at once
+MANY = max(5, min(100, FILES // 3 - 15))  # clients at once
 OPENED = contextlib.ExitStack()  # It closes at the end of a test what the test has opened.
 case = pytest.param
 LONG = "a" * 9999
