@@ -218,14 +218,11 @@ def test_more_than_six_clients_can_wait_to_be_accepted():
 
 
 def test_a_client_that_reads_no_replies_delays_no_other_and_no_stop(monkeypatch, capfd):
-    def refuse_at_length(_):
-        raise ValueError("x" * 10_000_000)  # No buffer takes so long a reply.
-
-    monkeypatch.setattr(server_thread1, "process_input", refuse_at_length)
+    monkeypatch.setattr(server_thread1, "process_input", exec)  # Messages are Python now.
     monkeypatch.setattr(server_thread1, "STOP_TIMEOUT", 0.1)
     with running() as address:
         deaf = connect(address)
-        deaf.sendall(b"Zack\n")
+        deaf.sendall(b"raise ValueError('x' * 10_000_000)\n")  # No buffer takes so long a reply.
         assert deaf.recv(1) == b"!"  # The server is sending now, and cannot finish.
         assert ask(connect(address), "\udcff\n") == f"!{ODD}\n"
     assert capfd.readouterr().out.count(" closed\n") == 2
