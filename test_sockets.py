@@ -82,12 +82,11 @@ def run(script, *options, change="", before=":", stream=subprocess.PIPE):
     """Run a script as a user does: the shell runs `before`, and Python `change`, then main()."""
     changed = ["-c", f"import {script} as script; {change}; script.main()"]
     python = [sys.executable, *(changed if change else [f"{script}.py"]), *map(str, options)]
-    command = ["sh", "-c", f'{before}; exec "$@"', "sh", *python]  # "$@" is python; "sh" is $0.
+    argv = ["sh", "-c", f'{before}; exec "$@"', "sh", *python]  # "$@" is python; "sh" is $0.
     env = os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "", "PYTHONSAFEPATH": ""}
     env |= {"TERM": "dumb", "INPUTRC": os.devnull, "PYTHONWARNINGS": "default"}
     streams = dict.fromkeys(["stdin", "stdout", "stderr"], stream)
-    process = subprocess.Popen(command, bufsize=0, cwd=HERE, env=env, **streams)
-    OPENED.enter_context(process)
+    process = OPENED.enter_context(subprocess.Popen(argv, bufsize=0, cwd=HERE, env=env, **streams))
     OPENED.callback(process.kill)
     return process
 
