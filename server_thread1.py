@@ -52,7 +52,7 @@ def main() -> None:
         os._exit(0)  # Python's own exit would wait for the paused console, too.
     try:
         print(end="", flush=True)  # This writes out what is still buffered.
-    except OSError:
+    except (OSError, ValueError):  # A closed stream raises a ValueError.
         sys.stdout = io.StringIO()  # Python's own exit would try again, and return status 120.
 
 

@@ -315,6 +315,7 @@ def test_a_thread_that_cannot_start_costs_only_its_client(capfd):
         case({"before": "PYTHONIOENCODING=ascii"}, "Zo\xeb\n", r"Hello ZO\\xcb\n", id="ASCII"),
         case({"before": "exec >/dev/full"}, "Zack\n", "", id="full"),
         case({"before": "exec >&-"}, "Zack\n", "", id="closed"),
+        case(EVAL, "str(__import__('sys').stdout.close())\n", "", id="closed by process_input"),
         case(AT_EXIT, "Zack\n", "bye\n$", id="Python's own exit"),
         case(EVAL, "'a'\n__import__('time').sleep(60)\n", "Server stopped\n$", id="a minute"),
     ],
