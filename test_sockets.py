@@ -363,9 +363,7 @@ def test_a_signal_that_is_ignored_from_the_start_stays_ignored():
     for process in (client, server):
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
-    waiting.settimeout(0.8)
-    with pytest.raises(TimeoutError):  # A stop would close the connection.
-        waiting.recv(1)
+    time.sleep(0.8)  # A stop would have ended the server by now.
     client.stdin.write(b"Zack\n")
     read_until(server.stdout, b"Hello ZACK\n")
 
