@@ -125,7 +125,7 @@ def client_thread(connection: socket.socket, name: str, clients: Clients) -> Non
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # It finds dead peers.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # It sends at once.
             answer_messages(connection, name, clients)
-            deadline = time.monotonic() + LINGER  # Bytes left unread at close() may cost the reply.
+            deadline = time.monotonic() + LINGER  # close() with bytes unread may cost the reply.
             with contextlib.suppress(OSError):  # The time is up, or the client is gone.
                 connection.shutdown(socket.SHUT_WR)
                 connection.settimeout(LINGER)
@@ -158,19 +158,19 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
             reason = str(error).translate(ESCAPES)
             show(f"Message from {name} refused. Error : {reason}")
             reply = f"!{reason}\n".encode(errors="backslashreplace")
-        try:
+        with contextlib.suppress(OSError):  # It may have left, but all its messages are served.
             connection.sendall(reply)
-        except OSError:
-            continue  # The client has left, but its other messages are served.
 
 
 def receive_input(connection: socket.socket) -> Iterator[bytes]:
     """Yield the messages one by one, without line ends, up to the first one that is too long."""
-    rest, by_lines, max_line = b"", False, MAX_BUFFER_SIZE + len(b"\r\n")
-    while chunk := connection.recv(max_line):
-        by_lines = by_lines or b"\n" in chunk  # The article's client sends no newlines.
-        lines = (rest + chunk).split(b"\n")
-        waits = by_lines and len(lines[-1]) < max_line  # The last line waits for its newline.
+    rest, by_lines, buffer = b"", False, bytearray(MAX_BUFFER_SIZE + len(b"\r\n"))
+    while size := connection.recv_into(buffer):  # recv() would double a client's memory.
+        received = rest + buffer[:size]
+        by_lines = by_lines or b"\n" in received  # The article's client sends no newlines.
+        lines = received.split(b"\n")
+        # The last line waits for its newline, unless it is too long already.
+        waits = by_lines and len(lines[-1]) < len(buffer)
         rest = lines.pop() if waits else b""
         for line in lines:
             message = line.removesuffix(b"\r")
