@@ -34,9 +34,9 @@ case = pytest.param
 LONG = "a" * 9999
 OVER = "message over 5120 bytes"
 UNCHANGED = "\u4f60\u3000\xa0\u200d\u2027\u202f\u2065\u206a\U0001fae8"  # These stay as they are.
-PROMPT = "Please enter 'quit' to exit\n -> "  # A client's case has what is shown after it.
+PROMPT = "Please enter 'quit' to exit\n -> "  # The client's cases leave it out.
 ERROR = "Connection Error: "
-PORT = "argument --port: not in 0 to 65535"
+BAD_PORT = "argument --port: not in 0 to 65535"
 MANY_FILES = {"change": "import os; [os.dup(0) for _ in range(1100)]"}  # select() takes 1024.
 FEW = pytest.mark.skipif(FILES < 1200, reason="too few descriptors are allowed")
 IMPATIENT = {"change": "script.TIMEOUT = 0.1"}
@@ -223,7 +223,7 @@ def test_a_client_that_reads_no_replies_delays_no_other_and_no_stop(monkeypatch,
         deaf = connect(address)
         deaf.sendall(b"raise ValueError('x' * 10_000_000)\n")  # No buffer takes so long a reply.
         assert deaf.recv(1) == b"!"  # The server is sending now, and cannot finish.
-        assert ask(connect(address), "\udcff\n") == f"!{ODD}\n"
+        assert ask(connect(address), "raise ValueError\n") == "!\n"
     assert capfd.readouterr().out.count(" closed\n") == 2
 
 
@@ -234,7 +234,7 @@ def test_what_was_received_is_served_although_the_client_left_without_reading():
     assert read_until(server.stdout, b" closed\n").count(b"Hello A\n") == 500
 
 
-def test_a_client_that_is_gone_is_noticed_and_replies_are_sent_at_once(capfd):
+def test_a_reset_ends_a_client_and_its_connection_has_keepalive_and_nodelay(capfd):
     with running() as address:
         client = connect(address)
         client.sendall(b"Zack\n")
@@ -317,14 +317,14 @@ def test_a_thread_that_cannot_start_costs_only_its_client(capfd):
         case({"before": "exec >&-"}, "Zack\n", "", id="closed"),
         case(EVAL, "str(__import__('sys').stdout.close())\n", "", id="closed by process_input"),
         case(AT_EXIT, "Zack\n", "bye\n$", id="Python's own exit"),
-        case(EVAL, "'a'\n__import__('time').sleep(60)\n", "Server stopped\n$", id="a minute"),
+        case(EVAL, "'a'\n__import__('time').sleep(60)\n", "Server stopped\n$", id="long work"),
     ],
 )
 def test_ctrl_c_and_sigterm_stop_the_server_and_a_bad_console_costs_no_reply(how, sent, shown):
     server, client = serve(**how)
-    for busy in [client, *(connect(client.getpeername()) for _ in range(9))]:
-        busy.sendall(sent.encode())
-        assert busy.recv(1) == b"-"
+    for each in [client, *(connect(client.getpeername()) for _ in range(9))]:  # All stop at once.
+        each.sendall(sent.encode())
+        assert each.recv(1) == b"-"
     server.send_signal(signal.SIGINT)
     server.send_signal(signal.SIGTERM)  # A second signal changes nothing.
     assert server.wait(4) == 0  # The promise is three seconds, but the machine may be busy.
@@ -334,7 +334,7 @@ def test_ctrl_c_and_sigterm_stop_the_server_and_a_bad_console_costs_no_reply(how
 
 
 def test_a_slow_or_non_blocking_console_shows_all_lines_whole():
-    before = f"'{sys.executable}' -c 'import os; os.set_blocking(1, False)'"  # Another program may.
+    before = f"'{sys.executable}' -c 'import os; os.set_blocking(1, False)'"  # So may any program.
     server, first = serve(before=f"{before}; export PYTHONUNBUFFERED=1")  # This is python3 -u.
     for client in [first, *(connect(first.getpeername()) for _ in range(9))]:
         client.sendall((b"a" * 5000 + b"\n") * 10)
@@ -500,14 +500,14 @@ def test_a_second_ctrl_c_ends_the_good_bye_with_status_130():
     [
         case("server", "--port HELD", 1, r"^Bind failed. Error : \[.* in use", id="port in use"),
         case("server", "--host a..b --port 65535", 1, "^Bind failed. Error : ", id="bad host"),
-        case("server", "--port -1", 2, PORT, id="server: port below 0"),
-        case("server", "--port 65536", 2, PORT, id="server: port over 65535"),
+        case("server", "--port -1", 2, BAD_PORT, id="server: port below 0"),
+        case("server", "--port 65536", 2, BAD_PORT, id="server: port over 65535"),
         case("server", "--help", 0, r"(?s)127\.0\.0\.1.*8000", id="server: help"),
         case("client", "--port HELD", 1, r"^Connection Error: \[.* refused", id="no server"),
         case("client", "--host a..b --port 0", 1, f"^{ERROR}", id="client: bad host, port 0"),
         case("client", "--host a..b --port 65535", 1, f"^{ERROR}", id="client: bad host, 65535"),
-        case("client", "--port -1", 2, PORT, id="client: port below 0"),
-        case("client", "--port 65536", 2, PORT, id="client: port over 65535"),
+        case("client", "--port -1", 2, BAD_PORT, id="client: port below 0"),
+        case("client", "--port 65536", 2, BAD_PORT, id="client: port over 65535"),
         case("client", "--help", 0, r"(?s)127\.0\.0\.1.*8000", id="client: help"),
     ],
 )
@@ -515,6 +515,5 @@ def test_options_lead_to_the_right_message_and_exit_status(script, options, stat
     held = OPENED.enter_context(socket.socket())
     held.bind(("127.0.0.1", 0))  # It does not listen: no server can bind it, no client connect.
     process = run(f"{script}_thread1", *options.replace("HELD", str(held.getsockname()[1])).split())
-    shown, told = process.communicate()
+    assert re.search(said, b"".join(process.communicate()).decode())
     assert process.returncode == status
-    assert re.search(said, (shown + told).decode())
