@@ -181,7 +181,8 @@ def test_with_three_clients_the_server_shows_the_session_of_the_readme():
         case(["Zack\n--Quit-- \r\nx\n"], "-", ["ZACK"], id="quit, and more"),
         case(["--qu\u0131t--\n"], "-", ["--QUIT--"], id="dotless i: not quit"),
         case(["a" * 5120 + "\r\nx\n"], "--", ["A" * 5120, "X"], id="5120 bytes with CR LF"),
-        case(["\n" + "a" * 5120 + "\r"], "--", ["", "A" * 5120], id="5120 bytes with CR"),
+        case(["a" * 5120 + "\r"], "-", ["A" * 5120], id="5120 bytes with CR"),
+        case(["\n" + "a" * 5120 + "\r"], "--", ["", "A" * 5120], id="CR at the end, after a line"),
         case(["\n" + "a" * 5120 + "\r\n"], "--", ["", "A" * 5120], id="CR and LF apart"),
         case(["a" * 5121 + "\nx\n"], f"!{OVER}\n", [OVER], id="5121 bytes"),
         case(["x\nx", "\udcff" * 5_000_000], f"-!{OVER}\n", ["X", OVER], id="5 MB, not UTF-8"),
@@ -363,7 +364,9 @@ def test_a_signal_that_is_ignored_from_the_start_stays_ignored():
     for process in (client, server):
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
-    time.sleep(0.8)  # A stop would have ended the server by now.
+    waiting.settimeout(0.8)
+    with pytest.raises(TimeoutError):  # A stop would close the connection.
+        waiting.recv(1)
     client.stdin.write(b"Zack\n")
     read_until(server.stdout, b"Hello ZACK\n")
 
