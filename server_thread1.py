@@ -141,7 +141,7 @@ def client_thread(connection: socket.socket, name: str, clients: Clients) -> Non
 def answer_messages(connection: socket.socket, name: str, clients: Clients) -> None:
     """Show and answer a client's messages. A ValueError refuses one; its text is the reason."""
     for message in receive_input(connection):
-        if connection not in clients:  # The server stops, and may have cut this message.
+        if connection not in clients:  # The server stops; this message may be incomplete.
             return
         try:
             if len(message) > MAX_BUFFER_SIZE:
@@ -158,18 +158,18 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
             reason = str(error).translate(ESCAPES)
             show(f"Message from {name} refused. Error : {reason}")
             reply = f"!{reason}\n".encode(errors="backslashreplace")
-        with contextlib.suppress(OSError):  # It may have left, but all its messages are served.
+        with contextlib.suppress(OSError):  # If the client has left, what was received is served.
             connection.sendall(reply)
 
 
 def receive_input(connection: socket.socket) -> Iterator[bytes]:
     """Yield the messages one by one, without line ends, up to the first one that is too long."""
     rest, by_lines, buffer = b"", False, bytearray(MAX_BUFFER_SIZE + len(b"\r\n"))
-    while size := connection.recv_into(buffer):  # recv() would double a client's memory.
+    while size := connection.recv_into(buffer):  # recv() makes new objects, and takes more memory.
         received = rest + buffer[:size]
         by_lines = by_lines or b"\n" in received  # The article's client sends no newlines.
         lines = received.split(b"\n")
-        # The last line waits for its newline, unless it is too long already.
+        # By lines, the last one waits for its newline, unless it is too long even with a CR.
         waits = by_lines and len(lines[-1]) < len(buffer)
         rest = lines.pop() if waits else b""
         for line in lines:

@@ -335,7 +335,7 @@ def test_ctrl_c_and_sigterm_stop_the_server_and_a_bad_console_costs_no_reply(how
 
 
 def test_a_slow_or_non_blocking_console_shows_all_lines_whole():
-    before = f"'{sys.executable}' -c 'import os; os.set_blocking(1, False)'"  # So may any program.
+    before = f"'{sys.executable}' -c 'import os; os.set_blocking(1, False)'"  # The pipe is shared.
     server, first = serve(before=f"{before}; export PYTHONUNBUFFERED=1")  # This is python3 -u.
     for client in [first, *(connect(first.getpeername()) for _ in range(9))]:
         client.sendall((b"a" * 5000 + b"\n") * 10)
