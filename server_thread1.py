@@ -140,7 +140,8 @@ def client_thread(connection: socket.socket, name: str, clients: Clients) -> Non
 
 def answer_messages(connection: socket.socket, name: str, clients: Clients) -> None:
     """Show and answer a client's messages. A ValueError refuses one; its text is the reason."""
-    for message in receive_input(connection):
+    for line in receive_input(connection):
+        message = line.removesuffix(b"\r")
         if connection not in clients:  # The server stops; this message may be incomplete.
             return
         try:
@@ -151,6 +152,7 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
                 show("Processing the input received from client\nClient is requesting to quit")
                 return
             result = process_input(text)
+            # Most results need no translate(), which takes longer than isprintable().
             shown = result if result.isprintable() else result.translate(ESCAPES)
             show(f"Processing the input received from client\nProcessed result: {shown}")
             reply = b"-"
@@ -160,25 +162,22 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
             reply = f"!{reason}\n".encode(errors="backslashreplace")
         with contextlib.suppress(OSError):  # If the client has left, what was received is served.
             connection.sendall(reply)
+        if len(message) > MAX_BUFFER_SIZE:
+            return  # What follows may be the rest of it.
 
 
 def receive_input(connection: socket.socket) -> Iterator[bytes]:
-    """Yield the messages one by one, without line ends, up to the first one that is too long."""
+    """Yield lines without their newlines. Before the first newline, yield what arrives together."""
     rest, by_lines, buffer = b"", False, bytearray(MAX_BUFFER_SIZE + len(b"\r\n"))
     while size := connection.recv_into(buffer):  # recv() makes new objects, and takes more memory.
-        received = rest + buffer[:size]
-        by_lines = by_lines or b"\n" in received  # The article's client sends no newlines.
-        lines = received.split(b"\n")
-        # By lines, the last one waits for its newline, unless it is too long even with a CR.
-        waits = by_lines and len(lines[-1]) < len(buffer)
-        rest = lines.pop() if waits else b""
-        for line in lines:
-            message = line.removesuffix(b"\r")
-            yield message
-            if len(message) > MAX_BUFFER_SIZE:
-                return
+        *lines, rest = (rest + buffer[:size]).split(b"\n")
+        yield from lines
+        by_lines = by_lines or lines != []  # The article's client sends no newlines.
+        if not by_lines or len(rest) >= len(buffer):  # It is too long, whatever follows.
+            yield rest
+            rest = b""
     if rest:
-        yield rest.removesuffix(b"\r")
+        yield rest
 
 
 def process_input(input_str: str) -> str:
