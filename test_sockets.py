@@ -48,19 +48,19 @@ ODD = "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
 
 @pytest.fixture(autouse=True)
 def clean_up_in_time(request):
-    """Close what a test opens. If it takes too long, it fails with what it saw and ends the run."""
+    """Close what a test opens. A test that takes too long fails, and pytest ends the run."""
 
     def give_up(*_):
         request.session.shouldfail = "a test waited in vain"
         pytest.fail(f"{TIMEOUT} seconds have passed")
 
-    request.config.option.showlocals = True  # What a test knows says why it waits.
+    request.config.option.showlocals = True  # A failure shows what each function knew.
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(TIMEOUT)
     with OPENED:
+        OPENED.callback(signal.alarm, 0)  # This comes last, even if another callback fails.
         yield
         signal.alarm(TIMEOUT)  # The cleaning up may hang, too.
-    signal.alarm(0)
 
 
 @contextlib.contextmanager
@@ -207,6 +207,8 @@ def test_a_client_that_does_not_close_after_its_last_message_is_closed():
         while True:
             flooding.sendall(b"a" * 100_000)
     read_until(server.stdout, b" closed\n")
+    server.terminate()
+    assert server.stderr.read() == b""
 
 
 # Many clients, and what goes wrong with them
