@@ -37,7 +37,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"Bind failed. Error : {error}")
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # A shell has background jobs ignore SIGINT.
+        if signal.getsignal(number) != signal.SIG_IGN:  # In a script, & has SIGINT ignored.
             signal.signal(number, lambda *_: listener.close())  # This is the order to stop.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # Its encoding may lack a letter.
@@ -57,8 +57,8 @@ def main() -> None:
 
 
 def open_listener(host: str = HOST, port: int = PORT) -> socket.socket:
-    """Return a listening socket. The host "" is all of IPv4, the port 0 is any free one. Raises
-    OSError (port in use, unknown host, no permission) and ValueError (not a host name)."""
+    """Return a socket after bind() and listen(). The host "" is all of IPv4, the port 0 is any free
+    one. Raises OSError (port in use, unknown host, no permission), ValueError (not a host name)."""
     found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)
     family, _, _, _, address = min(found)  # min() takes IPv4 if there is one.
     listener = socket.create_server(address, family=family, backlog=socket.SOMAXCONN)
@@ -89,7 +89,7 @@ def start_server(listener: socket.socket | None = None) -> None:
                 time.sleep(ACCEPT_TIMEOUT)  # Trying again at once would keep a CPU busy.
                 continue
             last_error, name = "", endpoint.format(*(address or ("?", "?")))  # macOS may give None.
-            # Each thread waiting for the GIL wakes up once an interval: 8000 times a second in all.
+            # Threads that wait for the GIL wake up once an interval: at most 8000 times/s in all.
             sys.setswitchinterval(max(switch_interval, 125e-6 * len(clients)))
             arguments = (connection, name, clients)
             clients[connection] = Thread(target=client_thread, args=arguments, daemon=True)
@@ -125,13 +125,13 @@ def client_thread(connection: socket.socket, name: str, clients: Clients) -> Non
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # It finds dead peers.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # It sends at once.
             answer_messages(connection, name, clients)
-            # close() with bytes unread may cost the reply, so they are read until the time is up.
+            # close() with bytes unread may cost the reply, so read them until the client closes.
             deadline = time.monotonic() + LINGER
-            with contextlib.suppress(OSError, ValueError):  # A negative timeout is a ValueError.
+            with contextlib.suppress(OSError, ValueError):  # The time is up, or the client is gone.
                 connection.shutdown(socket.SHUT_WR)
                 connection.settimeout(LINGER)
                 while connection.recv(MAX_BUFFER_SIZE):
-                    connection.settimeout(deadline - time.monotonic())
+                    connection.settimeout(deadline - time.monotonic())  # A time below 0 raises.
     except OSError as error:
         show(f"Connection {name} failed. Error : {error}")
     finally:
@@ -168,9 +168,9 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
 
 
 def receive_input(connection: socket.socket) -> Iterator[bytes]:
-    """Yield messages, only the LF cut off. Before the first LF, what arrives together is one."""
+    """Yield each line without its LF. Before the first LF, what one recv() brings is a line."""
     rest, by_lines, buffer = b"", False, bytearray(MAX_BUFFER_SIZE + len(b"\r\n"))
-    while size := connection.recv_into(buffer):  # recv() makes new objects, and takes more memory.
+    while size := connection.recv_into(buffer):  # recv() would take twice the memory.
         *lines, rest = (rest + buffer[:size]).split(b"\n")
         yield from lines
         by_lines = by_lines or bool(lines)  # The article's client sends no newlines.

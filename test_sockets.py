@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE))  # Not every import mode of pytest does it.
 server_thread1 = importlib.import_module("server_thread1")
 server_thread1.ACCEPT_TIMEOUT = 0.02  # seconds; a server in a thread sees a stop at once.
 server_thread1.LINGER = server_thread1.STOP_TIMEOUT = 1000  # A test that waits for them fails.
-for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # Else & or nohup would disable them.
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # A script or nohup may ignore some.
     signal.signal(number, signal.default_int_handler)
 pytestmark = pytest.mark.filterwarnings("error")  # Python warns of a socket that is not closed.
 # seconds until a test is given up; a free-threaded Python takes long to start on a busy machine
@@ -183,7 +183,7 @@ def test_with_three_clients_the_server_shows_the_session_of_the_readme():
         case(["a" * 5120 + "\r"], "-", ["A" * 5120], id="5120 bytes with CR"),
         case(["\n" + "a" * 5120 + "\r"], "--", ["", "A" * 5120], id="CR at the end, after a line"),
         case(["\n" + "a" * 5120 + "\r\n"], "--", ["", "A" * 5120], id="CR and LF apart"),
-        case(["a" * 5121 + "\nx\n"], f"!{OVER}\n", [OVER], id="5121 bytes"),
+        case(["a" * 5120 + "\r\r\nx\n"], f"!{OVER}\n", [OVER], id="5121 bytes with CR LF"),
         case(["x\nx", "\udcff" * 5_000_000], f"-!{OVER}\n", ["X", OVER], id="5 MB, not UTF-8"),
         case(["\n", "\xe9" * 2561], f"-!{OVER}\n", ["", OVER], id="5122 bytes in 2561 letters"),
         case(["\udcff\nx\n"], f"!{ODD}\n-", [ODD, "X"], id="not UTF-8"),
@@ -205,10 +205,10 @@ def test_a_client_that_does_not_close_after_its_last_message_is_closed():
     flooding = connect(silent.getpeername())
     with contextlib.suppress(ConnectionError):  # The server closes it.
         while True:
-            flooding.sendall(b"a" * 100_000)
+            flooding.sendall(b"a" * 100_000)  # The first is too long, so it is the last message.
     read_until(server.stdout, b" closed\n")
     server.terminate()
-    assert server.stderr.read() == b""
+    assert server.stderr.read() == b""  # No thread died of an error.
 
 
 # Many clients, and what goes wrong with them
@@ -405,6 +405,14 @@ def test_the_server_listens_on_its_host_and_prefers_ipv4(host, shown, monkeypatc
     with running(host) as address:
         assert ask(connect(address), "Zack\n") == "-"
     assert f"listening on {shown}:{address[1]}\nConnected" in capfd.readouterr().out
+
+
+def test_start_server_without_a_listener_opens_one(monkeypatch, capfd):
+    listener = server_thread1.open_listener(port=0)
+    listener.close()  # This is the order to stop.
+    monkeypatch.setattr(server_thread1, "open_listener", lambda: listener)
+    server_thread1.start_server()
+    assert capfd.readouterr().out == "Server stopped\n"
 
 
 # The client
