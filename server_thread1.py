@@ -89,7 +89,7 @@ def start_server(listener: socket.socket | None = None) -> None:
                 time.sleep(ACCEPT_TIMEOUT)  # Trying again at once would keep a CPU busy.
                 continue
             last_error, name = "", endpoint.format(*(address or ("?", "?")))  # macOS may give None.
-            # Threads that wait for the GIL wake up once an interval: at most 8000 times/s in all.
+            # Threads that wait for the GIL wake up once per interval: allow about 8000 a second.
             sys.setswitchinterval(max(switch_interval, 125e-6 * len(clients)))
             arguments = (connection, name, clients)
             clients[connection] = Thread(target=client_thread, args=arguments, daemon=True)
@@ -143,7 +143,7 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
     """Show and answer a client's messages. A ValueError refuses one; its text is the reason."""
     for line in receive_input(connection):
         message = line.removesuffix(b"\r")  # The line may have ended with CR LF.
-        if connection not in clients:  # The server stops, and recv() may have ended within a line.
+        if connection not in clients:  # The server is stopping, and may have cut off this line.
             return
         try:
             if len(message) > MAX_BUFFER_SIZE:
