@@ -1,5 +1,4 @@
-"""A TCP server with one thread per client. It answers each line of UTF-8 text with "-", or, if it
-refuses the line, with "!", the reason and a newline. The line --quit-- ends the connection."""
+"""A TCP server with one thread per client. It answers a line with "-", or with "!" and a reason."""
 
 import argparse
 import contextlib
@@ -9,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from threading import Lock, Thread
 
 HOST, PORT = "127.0.0.1", 8000  # an arbitrary non-privileged port
@@ -125,12 +124,11 @@ def client_thread(connection: socket.socket, name: str, clients: Clients) -> Non
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # It finds dead peers.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # It sends at once.
             answer_messages(connection, name, clients)
-            # close() with bytes unread may cost the reply, so read them until the client closes.
             deadline = time.monotonic() + LINGER
             with contextlib.suppress(OSError, ValueError):  # The time is up, or the client is gone.
                 connection.shutdown(socket.SHUT_WR)
                 connection.settimeout(LINGER)
-                while connection.recv(MAX_BUFFER_SIZE):
+                while connection.recv(MAX_BUFFER_SIZE):  # Bytes left unread may cost the reply.
                     connection.settimeout(deadline - time.monotonic())  # A time below 0 raises.
     except OSError as error:
         show(f"Connection {name} failed. Error : {error}")
@@ -141,12 +139,14 @@ def client_thread(connection: socket.socket, name: str, clients: Clients) -> Non
 
 def answer_messages(connection: socket.socket, name: str, clients: Clients) -> None:
     """Show and answer a client's messages. A ValueError refuses one; its text is the reason."""
-    for line in receive_input(connection):
+    lines = receive_input(connection)
+    for line in lines:
         message = line.removesuffix(b"\r")  # The line may have ended with CR LF.
         if connection not in clients:  # The server is stopping, and may have cut off this line.
             return
         try:
             if len(message) > MAX_BUFFER_SIZE:
+                lines.close()  # This ends the loop: what follows may be the rest of the message.
                 raise ValueError(f"message over {MAX_BUFFER_SIZE} bytes")
             text = message.decode().rstrip()  # Bytes that are not UTF-8 raise a ValueError.
             if text.lower() == "--quit--":
@@ -161,13 +161,13 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
             reason = str(error).translate(ESCAPES)
             show(f"Message from {name} refused. Error : {reason}")
             reply = f"!{reason}\n".encode(errors="backslashreplace")
-        with contextlib.suppress(OSError):  # If the client has left, what was received is served.
+        try:
             connection.sendall(reply)
-        if len(message) > MAX_BUFFER_SIZE:
-            return  # What follows may be the rest of it.
+        except OSError:
+            continue  # The client has left, but what was received is served.
 
 
-def receive_input(connection: socket.socket) -> Iterator[bytes]:
+def receive_input(connection: socket.socket) -> Generator[bytes, None, None]:
     """Yield each line without its LF. Before the first LF, what one recv() brings is a line."""
     rest, by_lines, buffer = b"", False, bytearray(MAX_BUFFER_SIZE + len(b"\r\n"))
     while size := connection.recv_into(buffer):  # recv() would take twice the memory.
