@@ -38,7 +38,7 @@ def prepare_console() -> None:
     for name in ("stdin", "stdout", "stderr"):  # One that is closed is None, and input() needs all.
         setattr(sys, name, getattr(sys, name) or io.StringIO())
     buffer = getattr(sys.stdout, "buffer", None)
-    if isinstance(buffer, io.BufferedWriter):  # Python would exit with 120 if it could not flush.
+    if isinstance(buffer, io.BufferedWriter):  # Without it, no flush at exit can fail (status 120).
         sys.stdout = io.TextIOWrapper(buffer.raw, sys.stdout.encoding, write_through=True)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # The server refuses what is not UTF-8.

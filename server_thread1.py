@@ -50,7 +50,7 @@ def main() -> None:
     if server.is_alive():
         os._exit(0)  # Python's own exit would wait for the paused console, too.
     try:
-        print(end="", flush=True)  # This writes out what is still buffered.
+        print(end="", flush=True)  # show() leaves in the buffer what it could not write.
     except (OSError, ValueError):  # A closed stream raises a ValueError.
         sys.stdout = io.StringIO()  # Python's own exit would try again, and return status 120.
 
@@ -88,8 +88,8 @@ def start_server(listener: socket.socket | None = None) -> None:
                 time.sleep(ACCEPT_TIMEOUT)  # Trying again at once would keep a CPU busy.
                 continue
             last_error, name = "", endpoint.format(*(address or ("?", "?")))  # macOS may give None.
-            # Threads that wait for the GIL wake up once per interval: allow about 8000 a second.
-            sys.setswitchinterval(max(switch_interval, 125e-6 * len(clients)))
+            # Each thread that waits for the GIL wakes up once per interval: allow 8000 a second.
+            sys.setswitchinterval(max(switch_interval, len(clients) / 8000))
             arguments = (connection, name, clients)
             clients[connection] = Thread(target=client_thread, args=arguments, daemon=True)
             try:
@@ -124,11 +124,11 @@ def client_thread(connection: socket.socket, name: str, clients: Clients) -> Non
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # It finds dead peers.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # It sends at once.
             answer_messages(connection, name, clients)
-            deadline = time.monotonic() + LINGER
+            deadline = time.monotonic() + LINGER  # close() with bytes unread resets the connection.
             with contextlib.suppress(OSError, ValueError):  # The time is up, or the client is gone.
                 connection.shutdown(socket.SHUT_WR)
                 connection.settimeout(LINGER)
-                while connection.recv(MAX_BUFFER_SIZE):  # Bytes left unread may cost the reply.
+                while connection.recv(MAX_BUFFER_SIZE):  # A reset may cost the reply that was sent.
                     connection.settimeout(deadline - time.monotonic())  # A time below 0 raises.
     except OSError as error:
         show(f"Connection {name} failed. Error : {error}")
@@ -142,11 +142,11 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
     lines = receive_input(connection)
     for line in lines:
         message = line.removesuffix(b"\r")  # The line may have ended with CR LF.
-        if connection not in clients:  # The server is stopping, and may have cut off this line.
+        if connection not in clients:  # A stop ends recv(), so this may be only part of a line.
             return
         try:
             if len(message) > MAX_BUFFER_SIZE:
-                lines.close()  # This ends the loop: what follows may be the rest of the message.
+                lines.close()  # This turn of the loop is the last: more of the message may follow.
                 raise ValueError(f"message over {MAX_BUFFER_SIZE} bytes")
             text = message.decode().rstrip()  # Bytes that are not UTF-8 raise a ValueError.
             if text.lower() == "--quit--":

@@ -37,7 +37,7 @@ UNCHANGED = "\u4f60\u3000\xa0\u200d\u2027\u202f\u2065\u206a\U0001fae8"  # These 
 PROMPT = "Please enter 'quit' to exit\n -> "  # The client's cases leave it out.
 ERROR = "Connection Error: "
 BAD_PORT = "argument --port: not in 0 to 65535"
-MANY_FILES = {"change": "import os; [os.dup(0) for _ in range(1100)]"}  # select() takes 1024.
+MANY_FILES = {"change": "import os; [os.dup(0) for _ in range(1100)]"}  # select() would fail here.
 FEW = pytest.mark.skipif(FILES < 1200, reason="too few descriptors are allowed")
 IMPATIENT = {"change": "script.TIMEOUT = 0.1"}
 AT_EXIT = {"change": "import atexit; atexit.register(print, 'bye')"}
