@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Generator
-from threading import Lock, Thread
+from threading import Lock, Thread, active_count
 
 HOST, PORT = "127.0.0.1", 8000  # an arbitrary non-privileged port
 MAX_BUFFER_SIZE = 5120  # bytes in a message, its line end not counted
@@ -42,13 +42,14 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # Its encoding may lack a letter.
         with contextlib.suppress(AttributeError, OSError):  # Windows may lack set_blocking().
             os.set_blocking(sys.stdout.fileno(), True)  # A slow console is waited for.
+    others = active_count()  # IDLE and debuggers have threads of their own.
     server = Thread(target=start_server, args=(listener,), daemon=True)
     server.start()  # The main thread handles signals, so it must never wait for the console.
     while listener.fileno() != -1:  # It is -1 once the listener is closed.
         server.join(ACCEPT_TIMEOUT)
     server.join(STOP_TIMEOUT + 0.6)  # It takes longer only if the console is paused.
-    if server.is_alive():
-        os._exit(0)  # Python's own exit would wait for the paused console, too.
+    if active_count() > others:
+        os._exit(0)  # Python's own exit could wait for the console, as these threads may do.
     try:
         print(end="", flush=True)  # show() leaves in the buffer what it could not write.
     except (OSError, ValueError):  # A closed stream raises a ValueError.
@@ -75,6 +76,8 @@ def start_server(listener: socket.socket | None = None) -> None:
             name = endpoint.format(*listener.getsockname())
             show(f"Socket created\nSocket now listening on {name}")
         while True:
+            # Each thread that waits for the GIL wakes up once per interval: allow 8000 a second.
+            sys.setswitchinterval(max(switch_interval, len(clients) / 8000))
             try:
                 connection, address = listener.accept()
             except (TimeoutError, ConnectionError):
@@ -88,8 +91,6 @@ def start_server(listener: socket.socket | None = None) -> None:
                 time.sleep(ACCEPT_TIMEOUT)  # Trying again at once would keep a CPU busy.
                 continue
             last_error, name = "", endpoint.format(*(address or ("?", "?")))  # macOS may give None.
-            # Each thread that waits for the GIL wakes up once per interval: allow 8000 a second.
-            sys.setswitchinterval(max(switch_interval, len(clients) / 8000))
             arguments = (connection, name, clients)
             clients[connection] = Thread(target=client_thread, args=arguments, daemon=True)
             try:
@@ -131,7 +132,7 @@ def client_thread(connection: socket.socket, name: str, clients: Clients) -> Non
                 while connection.recv(MAX_BUFFER_SIZE):  # A reset may cost the reply that was sent.
                     connection.settimeout(deadline - time.monotonic())  # A time below 0 raises.
     except OSError as error:
-        show(f"Connection {name} failed. Error : {error}")
+        show(f"Connection {name} failed. Error : {str(error).translate(ESCAPES)}")
     finally:
         show(f"Connection {name} closed")
         clients.pop(connection, None)
@@ -153,8 +154,7 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
                 show("Processing the input received from client\nClient is requesting to quit")
                 return
             result = process_input(text)
-            # Most results need no translate(), which takes longer than isprintable().
-            shown = result if result.isprintable() else result.translate(ESCAPES)
+            shown = result if result.isprintable() else result.translate(ESCAPES)  # This is faster.
             show(f"Processing the input received from client\nProcessed result: {shown}")
             reply = b"-"
         except ValueError as error:
