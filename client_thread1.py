@@ -38,11 +38,11 @@ def prepare_console() -> None:
     for name in ("stdin", "stdout", "stderr"):  # One that is closed is None, and input() needs all.
         setattr(sys, name, getattr(sys, name) or io.StringIO())
     buffer = getattr(sys.stdout, "buffer", None)
-    if isinstance(buffer, io.BufferedWriter):  # Without it, no flush at exit can fail (status 120).
+    if isinstance(buffer, io.BufferedWriter):  # A buffer's flush at exit might fail (status 120).
         sys.stdout = io.TextIOWrapper(buffer.raw, sys.stdout.encoding, write_through=True)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # The server refuses what is not UTF-8.
-    with contextlib.suppress(ImportError):  # Windows has none.
+        sys.stdin.reconfigure(errors="surrogateescape")  # What is not UTF-8 is sent unchanged.
+    with contextlib.suppress(ImportError):  # Windows has no readline.
         import readline  # noqa: F401 - It gives input() arrow keys and a history.
     for name in ("SIGTERM", "SIGHUP", "SIGQUIT"):  # Windows has only the first.
         number = getattr(signal, name, None)

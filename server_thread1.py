@@ -19,7 +19,7 @@ LINGER = 1.0  # seconds that a client has to close its end after its last messag
 CONSOLE_LOCK = Lock()  # The thread that holds it may write to the console.
 # Control characters, line separators and bidirectional overrides can forge or reorder a line.
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
-ESCAPES = {control: ascii(chr(control))[1:-1] for control in CONTROLS}
+ESCAPES = {control: ascii(chr(control))[1:-1] for control in CONTROLS}  # [1:-1] cuts off quotes.
 Clients = dict[socket.socket, Thread]  # Each single step on a dict is safe without a lock.
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"Bind failed. Error : {error}")
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # In a script, & has SIGINT ignored.
+        if signal.getsignal(number) != signal.SIG_IGN:  # In a shell script, & sets SIG_IGN.
             signal.signal(number, lambda *_: listener.close())  # This is the order to stop.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # Its encoding may lack a letter.
@@ -47,7 +47,7 @@ def main() -> None:
     server.start()  # The main thread handles signals, so it must never wait for the console.
     while listener.fileno() != -1:  # It is -1 once the listener is closed.
         server.join(ACCEPT_TIMEOUT)
-    server.join(STOP_TIMEOUT + 0.6)  # It takes longer only if the console is paused.
+    server.join(STOP_TIMEOUT + 0.6)  # A stop may also wait 0.25 for accept() and 0.2 at its end.
     if active_count() > others:
         os._exit(0)  # Python's own exit could wait for the console, as these threads may do.
     try:
@@ -57,10 +57,10 @@ def main() -> None:
 
 
 def open_listener(host: str = HOST, port: int = PORT) -> socket.socket:
-    """Return a socket after bind() and listen(). The host "" is all of IPv4, the port 0 is any free
+    """Return a socket after SO_REUSEADDR, bind(), listen(). Host "" is all of IPv4, port 0 any free
     one. Raises OSError (port in use, unknown host, no permission), ValueError (not a host name)."""
     found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)
-    family, _, _, _, address = min(found)  # min() takes IPv4 if there is one.
+    family, _, _, _, address = min(found)  # min() takes IPv4, since AF_INET is below AF_INET6.
     listener = socket.create_server(address, family=family, backlog=socket.SOMAXCONN)
     listener.settimeout(ACCEPT_TIMEOUT)  # Without it, accept() would sleep on after close().
     return listener
@@ -76,7 +76,7 @@ def start_server(listener: socket.socket | None = None) -> None:
             name = endpoint.format(*listener.getsockname())
             show(f"Socket created\nSocket now listening on {name}")
         while True:
-            # Each thread that waits for the GIL wakes up once per interval: allow 8000 a second.
+            # A thread that waits for the GIL wakes up once per interval; 8000 a second cost little.
             sys.setswitchinterval(max(switch_interval, len(clients) / 8000))
             try:
                 connection, address = listener.accept()
@@ -91,7 +91,7 @@ def start_server(listener: socket.socket | None = None) -> None:
                 time.sleep(ACCEPT_TIMEOUT)  # Trying again at once would keep a CPU busy.
                 continue
             last_error, name = "", endpoint.format(*(address or ("?", "?")))  # macOS may give None.
-            arguments = (connection, name, clients)
+            arguments = (connection, name, clients)  # No exit of Python waits for a daemon thread.
             clients[connection] = Thread(target=client_thread, args=arguments, daemon=True)
             try:
                 clients[connection].start()
@@ -140,7 +140,7 @@ def client_thread(connection: socket.socket, name: str, clients: Clients) -> Non
 
 def answer_messages(connection: socket.socket, name: str, clients: Clients) -> None:
     """Show and answer a client's messages. A ValueError refuses one; its text is the reason."""
-    lines = receive_input(connection)
+    lines = receive_input(connection)  # Each turn of the loop runs it up to its next yield.
     for line in lines:
         message = line.removesuffix(b"\r")  # The line may have ended with CR LF.
         if connection not in clients:  # A stop ends recv(), so this may be only part of a line.
@@ -170,11 +170,11 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
 def receive_input(connection: socket.socket) -> Generator[bytes, None, None]:
     """Yield each line without its LF. Before the first LF, what one recv() brings is a line."""
     rest, by_lines, buffer = b"", False, bytearray(MAX_BUFFER_SIZE + len(b"\r\n"))
-    while size := connection.recv_into(buffer):  # recv() would take twice the memory.
-        *lines, rest = (rest + buffer[:size]).split(b"\n")
+    while size := connection.recv_into(buffer):  # 0 is the end. recv() would take twice the memory.
+        *lines, rest = (rest + buffer[:size]).split(b"\n")  # What follows the last LF is the rest.
         yield from lines
         by_lines = by_lines or bool(lines)  # The article's client sends no newlines.
-        if not by_lines or len(rest) >= len(buffer):  # So long a rest is too long even with a CR.
+        if not by_lines or len(rest) >= len(buffer):  # 5122 bytes are too many even with a CR.
             yield rest
             rest = b""
     if rest:
