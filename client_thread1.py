@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--host", default=HOST, help="the server's address (%(default)s)")
     parser.add_argument("--port", default=PORT, type=int, help="the server's port (%(default)s)")
     args = parser.parse_args()
-    if not 0 <= args.port <= 65535:  # getaddrinfo() would take it modulo 65536.
+    if not 0 <= args.port <= 65535:  # getaddrinfo() may take 65536 as 0.
         parser.error("argument --port: not in 0 to 65535")
     try:
         try:
@@ -41,7 +41,7 @@ def prepare_console() -> None:
     if isinstance(buffer, io.BufferedWriter):  # A buffer's flush at exit might fail (status 120).
         sys.stdout = io.TextIOWrapper(buffer.raw, sys.stdout.encoding, write_through=True)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # What is not UTF-8 is sent unchanged.
+        sys.stdin.reconfigure(errors="surrogateescape")  # What it cannot decode is sent unchanged.
     with contextlib.suppress(ImportError):  # Windows has no readline.
         import readline  # noqa: F401 - It gives input() arrow keys and a history.
     for name in ("SIGTERM", "SIGHUP", "SIGQUIT"):  # Windows has only the first.
@@ -56,7 +56,7 @@ def talk(soc: socket.socket) -> None:
         try:
             print("Please enter 'quit' to exit")
             message = input(" -> ").rstrip()
-            while message != "quit" and message.lower() != "--quit--":
+            while message != "quit" and message.lower() != "--quit--":  # It has no reply.
                 exchange(soc, replies, message)
                 message = input(" -> ").rstrip()
         except (EOFError, KeyboardInterrupt):

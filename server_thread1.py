@@ -17,7 +17,7 @@ ACCEPT_TIMEOUT = 0.25  # seconds between two looks at whether the listener is cl
 STOP_TIMEOUT = 2.0  # seconds that a stop gives to the messages being worked on
 LINGER = 1.0  # seconds that a client has to close its end after its last message
 CONSOLE_LOCK = Lock()  # The thread that holds it may write to the console.
-# Control characters, line separators and bidirectional overrides can forge or reorder a line.
+# Control characters, line ends, bidi embeddings, overrides and isolates can forge or reorder text.
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
 ESCAPES = {control: ascii(chr(control))[1:-1] for control in CONTROLS}  # [1:-1] cuts off quotes.
 Clients = dict[socket.socket, Thread]  # Each single step on a dict is safe without a lock.
@@ -36,7 +36,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"Bind failed. Error : {error}")
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # In a shell script, & sets SIG_IGN.
+        if signal.getsignal(number) != signal.SIG_IGN:  # A shell script's & ignores SIGINT.
             signal.signal(number, lambda *_: listener.close())  # This is the order to stop.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # Its encoding may lack a letter.
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def open_listener(host: str = HOST, port: int = PORT) -> socket.socket:
-    """Return a socket after SO_REUSEADDR, bind(), listen(). Host "" is all of IPv4, port 0 any free
+    """Return a listening socket (SO_REUSEADDR on POSIX). Host "" is all of IPv4, port 0 any free
     one. Raises OSError (port in use, unknown host, no permission), ValueError (not a host name)."""
     found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)
     family, _, _, _, address = min(found)  # min() takes IPv4, since AF_INET is below AF_INET6.
@@ -76,7 +76,7 @@ def start_server(listener: socket.socket | None = None) -> None:
             name = endpoint.format(*listener.getsockname())
             show(f"Socket created\nSocket now listening on {name}")
         while True:
-            # A thread that waits for the GIL wakes up once per interval; 8000 a second cost little.
+            # Threads that wait for the GIL wake up once per interval: allow 8000 a second in all.
             sys.setswitchinterval(max(switch_interval, len(clients) / 8000))
             try:
                 connection, address = listener.accept()
@@ -109,8 +109,8 @@ def stop_clients(clients: Clients) -> None:
     clients.clear()  # A thread that does not find its connection here takes no more messages.
     for how, seconds in ((socket.SHUT_RD, STOP_TIMEOUT), (socket.SHUT_RDWR, 0.2)):
         for connection in remaining:
-            with contextlib.suppress(OSError):  # It is closed by now.
-                connection.shutdown(how)  # SHUT_RD ends recv(), and SHUT_RDWR also sendall().
+            with contextlib.suppress(OSError):  # It is closed or reset by now.
+                connection.shutdown(how)  # SHUT_RD wakes up recv(), and SHUT_RDWR also sendall().
         deadline = time.monotonic() + seconds
         for thread in remaining.values():
             thread.join(max(0, deadline - time.monotonic()))
@@ -154,7 +154,7 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
                 show("Processing the input received from client\nClient is requesting to quit")
                 return
             result = process_input(text)
-            shown = result if result.isprintable() else result.translate(ESCAPES)  # This is faster.
+            shown = result if result.isprintable() else result.translate(ESCAPES)  # Most texts are.
             show(f"Processing the input received from client\nProcessed result: {shown}")
             reply = b"-"
         except ValueError as error:
@@ -170,7 +170,7 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
 def receive_input(connection: socket.socket) -> Generator[bytes, None, None]:
     """Yield each line without its LF. Before the first LF, what one recv() brings is a line."""
     rest, by_lines, buffer = b"", False, bytearray(MAX_BUFFER_SIZE + len(b"\r\n"))
-    while size := connection.recv_into(buffer):  # 0 is the end. recv() would take twice the memory.
+    while size := connection.recv_into(buffer):  # 0 is the end. In use, recv() takes more memory.
         *lines, rest = (rest + buffer[:size]).split(b"\n")  # What follows the last LF is the rest.
         yield from lines
         by_lines = by_lines or bool(lines)  # The article's client sends no newlines.

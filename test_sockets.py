@@ -227,7 +227,7 @@ def test_a_client_that_reads_no_replies_delays_no_other_and_no_stop(monkeypatch,
     monkeypatch.setattr(server_thread1, "STOP_TIMEOUT", 0.1)
     with running() as address:
         deaf = connect(address)
-        deaf.sendall(b"raise ValueError('x' * 10_000_000)\n")  # No buffer takes so long a reply.
+        deaf.sendall(b"raise ValueError('x' * 10_000_000)\n")  # Unread, it fits no buffer.
         assert deaf.recv(1) == b"!"  # The server is sending now, and cannot finish.
         assert ask(connect(address), "raise ValueError\n") == "!\n"
     assert capfd.readouterr().out.count(" closed\n") == 2
@@ -297,7 +297,7 @@ def test_out_of_descriptors_the_server_says_so_and_serves_later():
     assert ask(last, "Zack\n") == "-"
 
 
-def test_a_thread_keeps_the_gil_for_longer_while_many_clients_are_connected():
+def test_the_switch_interval_is_longer_while_many_clients_are_connected():
     interval = sys.getswitchinterval()
     with running() as address:
         for _ in range(MANY):
@@ -305,7 +305,7 @@ def test_a_thread_keeps_the_gil_for_longer_while_many_clients_are_connected():
         assert sys.getswitchinterval() == interval  # Those who have left do not count.
         crowd = [connect(address) for _ in range(MANY)]
         ask(crowd[-1], "Zack\n")
-        assert interval < sys.getswitchinterval() < 1 or MANY < 50  # The 42nd client raises it.
+        assert interval < sys.getswitchinterval() < 1 or MANY < 50  # The 41st client raises it.
         for client in crowd:
             client.close()
         while sys.getswitchinterval() != interval:  # It falls again.
@@ -550,7 +550,7 @@ def test_a_second_ctrl_c_ends_the_good_bye_with_status_130():
 def test_options_lead_to_the_right_message_and_exit_status(script, options, status, said):
     taken = OPENED.enter_context(socket.socket())
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # A server must not share it.
-    taken.bind(("127.0.0.1", 0))  # It does not listen: no server can bind it, no client connect.
+    taken.bind(("127.0.0.1", 0))  # It does not listen, so no client can connect.
     port = str(taken.getsockname()[1])
     process = run(f"{script}_thread1", *options.replace("TAKEN", port).split())
     assert re.search(said, b"".join(process.communicate()).decode())
