@@ -21,11 +21,11 @@ def main() -> None:
     if not 0 <= args.port <= 65535:  # getaddrinfo() may take 65536 as 0.
         parser.error("argument --port: not in 0 to 65535")
     try:
+        prepare_console()
         try:
             soc = socket.create_connection((args.host, args.port), TIMEOUT)
         except (OSError, UnicodeError) as error:  # A UnicodeError means that it is no host name.
             sys.exit(f"Connection Error: {error}")
-        prepare_console()
         talk(soc)
     except OSError as error:  # The console failed: exchange() reports a connection that fails.
         sys.exit(f"Console Error: {error}")

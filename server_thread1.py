@@ -2,14 +2,14 @@
 
 import argparse
 import contextlib
-import io
 import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Generator
-from threading import Lock, Thread, active_count
+from threading import Lock, Thread
+from threading import enumerate as all_threads
 
 HOST, PORT = "127.0.0.1", 8000  # an arbitrary non-privileged port
 MAX_BUFFER_SIZE = 5120  # bytes in a message, its line end not counted
@@ -38,22 +38,22 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # A shell script's & ignores SIGINT.
             signal.signal(number, lambda *_: listener.close())  # This is the order to stop.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # Its encoding may lack a letter.
-        with contextlib.suppress(AttributeError, OSError):  # Windows may lack set_blocking().
-            os.set_blocking(sys.stdout.fileno(), True)  # A slow console is waited for.
-    others = active_count()  # IDLE and debuggers have threads of their own.
+    with contextlib.suppress(AttributeError, OSError):  # IDLE's stdout has no fileno().
+        fd = sys.stdout.fileno()  # It may lack letters (ASCII) and, by -u, a buffer for cut writes.
+        sys.stdout = os.fdopen(fd, "w", 1, sys.stdout.encoding, "backslashreplace", closefd=False)
+        os.set_blocking(fd, True)  # A slow console is waited for.
     server = Thread(target=start_server, args=(listener,), daemon=True)
     server.start()  # The main thread handles signals, so it must never wait for the console.
     while listener.fileno() != -1:  # It is -1 once the listener is closed.
         server.join(ACCEPT_TIMEOUT)
     server.join(STOP_TIMEOUT + 0.6)  # A stop may also wait 0.25 for accept() and 0.2 at its end.
-    if active_count() > others:
+    # Python's own exit waits for other threads, such as those of a process_input.
+    if any(thread.name.endswith(("(start_server)", "(client_thread)")) for thread in all_threads()):
         os._exit(0)  # Python's own exit could wait for the console, as these threads may do.
     try:
         print(end="", flush=True)  # show() leaves in the buffer what it could not write.
     except (OSError, ValueError):  # A closed stream raises a ValueError.
-        sys.stdout = io.StringIO()  # Python's own exit would try again, and return status 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python's exit could fail, too (status 120).
 
 
 def open_listener(host: str = HOST, port: int = PORT) -> socket.socket:

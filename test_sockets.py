@@ -44,6 +44,9 @@ IMPATIENT = {"change": "script.TIMEOUT = 0.1"}
 AT_EXIT = {"change": "import atexit; atexit.register(print, 'bye')"}
 # Messages are expressions now, and a stop ends before main() would give it up.
 EVAL = {"change": "script.process_input = eval; script.ACCEPT_TIMEOUT = script.STOP_TIMEOUT = 0.1"}
+# This message leaves a thread of its own, and something to do at Python's own exit.
+TIMER = "str((__import__('threading').Timer(9, int).start(), __import__('atexit').register(print)))"
+NO_STDERR = {"before": "exec 2>&-; INPUTRC=README.md"}  # readline complains of it.
 DISK_FULL = "Console Error: [Errno 28] No space left on device\n"
 ODD = "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
 
@@ -334,6 +337,7 @@ def test_a_thread_that_cannot_start_costs_only_its_client(capfd):
         case({"before": "exec >&-"}, "Zack\n", "", id="closed"),
         case(EVAL, "str(__import__('sys').stdout.close())\n", "", id="closed by process_input"),
         case(AT_EXIT, "Zack\n", "bye\n$", id="Python's own exit"),
+        case(EVAL, f"{TIMER}\n", "stopped\n\n", id="a thread of process_input"),
         case(EVAL, "'a'\n__import__('time').sleep(60)\n", "Server stopped\n$", id="long work"),
     ],
 )
@@ -356,6 +360,8 @@ def test_a_slow_or_non_blocking_console_shows_all_lines_whole():
     for client in [first, *(connect(first.getpeername()) for _ in range(9))]:
         client.sendall((b"a" * 5000 + b"\n") * 10)
     for _ in range(100):
+        server.send_signal(signal.SIGSTOP)  # This is Ctrl-Z. It cuts off a write that waits.
+        server.send_signal(signal.SIGCONT)
         read_until(server.stdout, b"\nProcessed result: Hello " + b"A" * 5000 + b"\n")
     assert first.makefile("rb").read(10) == b"-" * 10
 
@@ -465,7 +471,7 @@ def meet(**how):
         case(IMPATIENT, "a\n", None, 1, f"{ERROR}timed out\n", "a\n", id="silent server"),
         case({"before": "exec <&-"}, "a\n", "-", 0, "\n", "", id="no stdin"),
         case({"before": "exec >&-"}, "a\nquit\n", "-", 0, "", "a\n", id="no stdout"),
-        case({"before": "exec 2>&-"}, "a\nquit\n", "-", 0, " -> ", "a\n", id="no stderr"),
+        case(NO_STDERR, "a\nquit\n", "-", 0, " -> ", "a\n", id="no stderr"),
         case({"before": "exec >/dev/full"}, "a\n", "-", 1, DISK_FULL, "", id="disk full"),
         case(MANY_FILES, "a\n", "-", 0, " -> \n", "a\n", id="more than select() takes", marks=FEW),
     ],
