@@ -40,6 +40,7 @@ ERROR = "Connection Error: "
 BAD_PORT = "argument --port: not in 0 to 65535"
 MANY_FILES = {"before": "ulimit -n 1200", "change": "import os; [os.dup(0) for _ in range(1100)]"}
 FEW = pytest.mark.skipif(0 < FILES_AT_MOST < 1200, reason="too few descriptors are allowed")
+QUICK = {"change": "script.ACCEPT_TIMEOUT = script.STOP_TIMEOUT = 0.02"}  # A stop is quicker.
 IMPATIENT = {"change": "script.TIMEOUT = 0.1"}
 AT_EXIT = {"change": "import atexit; atexit.register(print, 'bye')"}
 # Messages are expressions now, and a stop ends before main() would give it up.
@@ -206,7 +207,7 @@ def test_each_message_is_answered_and_shown_once(sent, replies, shown, capfd):
 
 
 def test_a_client_that_does_not_close_after_its_last_message_is_closed():
-    server, silent = serve(change="script.LINGER = 0.2")
+    server, silent = serve(change="script.LINGER = 0.1")
     silent.sendall(b"--quit--\n")
     assert b"failed" not in read_until(server.stdout, b" closed\n")
     flooding = connect(silent.getpeername())
@@ -333,8 +334,8 @@ def test_a_thread_that_cannot_start_costs_only_its_client(capfd):
     [
         case({}, "Zo\xeb\n", "Hello ZO\xcb\n", id="UTF-8"),
         case({"before": "PYTHONIOENCODING=ascii"}, "Zo\xeb\n", r"Hello ZO\\xcb\n", id="ASCII"),
-        case({"before": "exec >/dev/full"}, "Zack\n", "", id="full"),
-        case({"before": "exec >&-"}, "Zack\n", "", id="closed"),
+        case({"before": "exec >/dev/full", **QUICK}, "Zack\n", "", id="full"),
+        case({"before": "exec >&-", **QUICK}, "Zack\n", "", id="closed"),
         case(EVAL, "str(__import__('sys').stdout.close())\n", "", id="closed by process_input"),
         case(AT_EXIT, "Zack\n", "bye\n$", id="Python's own exit"),
         case(EVAL, f"{TIMER}\n", "stopped\n\n", id="a thread of process_input"),
@@ -367,10 +368,10 @@ def test_a_slow_or_non_blocking_console_shows_all_lines_whole():
 
 
 def test_replies_wait_for_a_paused_console_but_a_stop_does_not():
-    server, client = serve(change="script.STOP_TIMEOUT = 0.1")
+    server, client = serve(**QUICK)
     client.sendall((b"a" * 5000 + b"\n") * 50)
     replies = len(client.recv(1))  # The first may take longer than the others.
-    client.settimeout(0.3)
+    client.settimeout(0.2)
     with contextlib.suppress(TimeoutError):  # The console's pipe is full.
         while client.recv(1):
             replies += 1
@@ -387,14 +388,23 @@ def test_a_paused_console_that_a_traceback_waits_for_does_not_hold_up_a_stop():
     assert server.wait(4) == 0
 
 
+def test_a_terminal_that_ctrl_s_has_paused_does_not_hold_up_a_stop():
+    terminal, tty = (OPENED.enter_context(os.fdopen(end, "r+b", 0)) for end in os.openpty())
+    server = run("server_thread1", "--port", 0, stream=tty, **QUICK)
+    read_until(terminal, b"listening on ")
+    termios.tcflow(tty, termios.TCOOFF)  # This is Ctrl-S.
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(4) == 0
+
+
 def test_a_signal_that_is_ignored_from_the_start_stays_ignored():
-    server, waiting = serve(before="trap '' INT TERM", change="script.STOP_TIMEOUT = 0")
+    server, waiting = serve(before="trap '' INT TERM", **QUICK)
     client = run("client_thread1", "--port", waiting.getpeername()[1], before="trap '' INT TERM")
     read_until(client.stdout, b" -> ")
     for process in (client, server):
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
-    waiting.settimeout(0.8)
+    waiting.settimeout(0.4)
     with pytest.raises(TimeoutError):  # A stop would close the connection.
         waiting.recv(1)
     client.stdin.write(b"Zack\n")
