@@ -40,7 +40,7 @@ def main() -> None:
             signal.signal(number, lambda *_: listener.close())  # This is the order to stop.
     with contextlib.suppress(AttributeError, OSError):  # IDLE's stdout has no fileno().
         fd = sys.stdout.fileno()  # It may lack letters (ASCII) and, by -u, a buffer for cut writes.
-        sys.stdout = os.fdopen(fd, "w", 1, sys.stdout.encoding, "backslashreplace", closefd=False)
+        sys.stdout = os.fdopen(fd, "w", -1, sys.stdout.encoding, "backslashreplace", closefd=False)
         os.set_blocking(fd, True)  # A slow console is waited for.
     server = Thread(target=start_server, args=(listener,), daemon=True)
     server.start()  # The main thread handles signals, so it must never wait for the console.
