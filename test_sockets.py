@@ -367,6 +367,16 @@ def test_a_slow_or_non_blocking_console_shows_all_lines_whole():
     assert first.makefile("rb").read(10) == b"-" * 10
 
 
+def test_a_message_stays_whole_on_a_console_that_takes_it_line_by_line():
+    write = "write=lambda text: [os.write(1, line) for line in text.encode().splitlines(True)]"
+    change = f"import os, sys, types; sys.stdout = types.SimpleNamespace({write}, flush=bool)"
+    server, first = serve(change=change)  # IDLE's stdout has no descriptor and no lock, either.
+    for client in [first, *(connect(first.getpeername()) for _ in range(9))]:
+        client.sendall(b"Zack\n" * 100)
+    for _ in range(1000):
+        read_until(server.stdout, b" client\nProcessed result: Hello ZACK\n")
+
+
 def test_replies_wait_for_a_paused_console_but_a_stop_does_not():
     server, client = serve(**QUICK)
     client.sendall((b"a" * 5000 + b"\n") * 50)
