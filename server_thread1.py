@@ -47,7 +47,7 @@ def main() -> None:
     while listener.fileno() != -1:  # It is -1 once the listener is closed.
         server.join(ACCEPT_TIMEOUT)
     server.join(STOP_TIMEOUT + 0.6)  # A stop may also wait 0.25 for accept() and 0.2 at its end.
-    # Python's own exit waits for other threads, such as those of a process_input.
+    # Other threads, such as those of a process_input, are left to Python's own exit.
     if any(thread.name.endswith(("(start_server)", "(client_thread)")) for thread in all_threads()):
         os._exit(0)  # Python's own exit could wait for the console, as these threads may do.
     try:
