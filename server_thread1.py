@@ -38,8 +38,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # A shell script's & ignores SIGINT.
             signal.signal(number, lambda *_: listener.close())  # This is the order to stop.
-    with contextlib.suppress(AttributeError, OSError):  # IDLE's stdout has no fileno().
-        fd = sys.stdout.fileno()  # It may lack letters (ASCII) and, by -u, a buffer for cut writes.
+    with contextlib.suppress(AttributeError, OSError):  # None and IDLE's have no descriptor.
+        fd = sys.stdout.fileno()  # stdout may be ASCII or, by -u, unbuffered (it loses cut writes).
         sys.stdout = os.fdopen(fd, "w", -1, sys.stdout.encoding, "backslashreplace", closefd=False)
         os.set_blocking(fd, True)  # A slow console is waited for.
     server = Thread(target=start_server, args=(listener,), daemon=True)
@@ -47,7 +47,7 @@ def main() -> None:
     while listener.fileno() != -1:  # It is -1 once the listener is closed.
         server.join(ACCEPT_TIMEOUT)
     server.join(STOP_TIMEOUT + 0.6)  # A stop may also wait 0.25 for accept() and 0.2 at its end.
-    # Other threads, such as those of a process_input, are left to Python's own exit.
+    # Python's own exit deals with other threads, and waits for a process_input's pool.
     if any(thread.name.endswith(("(start_server)", "(client_thread)")) for thread in all_threads()):
         os._exit(0)  # Python's own exit could wait for the console, as these threads may do.
     try:
@@ -154,7 +154,7 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
                 show("Processing the input received from client\nClient is requesting to quit")
                 return
             result = process_input(text)
-            shown = result if result.isprintable() else result.translate(ESCAPES)  # Most texts are.
+            shown = result if result.isprintable() else result.translate(ESCAPES)  # It saves time.
             show(f"Processing the input received from client\nProcessed result: {shown}")
             reply = b"-"
         except ValueError as error:
@@ -170,7 +170,7 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
 def receive_input(connection: socket.socket) -> Generator[bytes, None, None]:
     """Yield each line without its LF. Before the first LF, what one recv() brings is a line."""
     rest, by_lines, buffer = b"", False, bytearray(MAX_BUFFER_SIZE + len(b"\r\n"))
-    while size := connection.recv_into(buffer):  # 0 is the end. In use, recv() takes more memory.
+    while size := connection.recv_into(buffer):  # 0 is the end. recv() would take more memory.
         *lines, rest = (rest + buffer[:size]).split(b"\n")  # What follows the last LF is the rest.
         yield from lines
         by_lines = by_lines or bool(lines)  # The article's client sends no newlines.
@@ -190,7 +190,7 @@ def show(text: str) -> None:
     """Write text to the console as lines of their own; a console that fails raises nothing."""
     with CONSOLE_LOCK:
         try:
-            sys.stdout.write(text + "\n")  # print() would write the newline separately.
+            sys.stdout.write(text + "\n")  # print() writes twice to a terminal.
             sys.stdout.flush()
         except (OSError, ValueError, AttributeError):
             pass  # The console is full, closed or None.
