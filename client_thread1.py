@@ -2,10 +2,11 @@
 
 import argparse
 import contextlib
-import io
+import os
 import signal
 import socket
 import sys
+from io import BufferedReader, TextIOWrapper
 
 HOST, PORT = "127.0.0.1", 8000
 MAX_BUFFER_SIZE = 5120  # bytes in a message, its newline not counted
@@ -35,19 +36,19 @@ def main() -> None:
 
 def prepare_console() -> None:
     """Make the standard streams ready for input(), and let other signals act like Ctrl-C."""
+    null = os.open(os.devnull, os.O_RDWR)  # The connection might get a closed one's descriptor.
     for name in ("stdin", "stdout", "stderr"):  # One that is closed is None, and input() needs all.
-        setattr(sys, name, getattr(sys, name) or io.StringIO())
-    buffer = getattr(sys.stdout, "buffer", None)
-    if isinstance(buffer, io.BufferedWriter):  # A buffer's flush at exit might fail (status 120).
-        sys.stdout = io.TextIOWrapper(buffer.raw, sys.stdout.encoding, write_through=True)
-    if isinstance(sys.stdin, io.TextIOWrapper):
+        setattr(sys, name, getattr(sys, name) or os.fdopen(null, "r+", closefd=False))
+    if sys.__stdout__ and sys.stdout is sys.__stdout__:  # A program may have set its own.
+        raw = os.fdopen(1, "wb", 0, closefd=False)  # A buffer's flush at exit might fail.
+        sys.stdout = TextIOWrapper(raw, sys.stdout.encoding, "backslashreplace", write_through=True)
+    if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # What it cannot decode is sent unchanged.
-    with contextlib.suppress(ImportError):  # Windows has no readline.
+    with contextlib.suppress(AttributeError, ImportError):  # Windows has no SIGHUP, no readline.
+        for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+            if signal.getsignal(number) == signal.SIG_DFL:  # It is not ignored.
+                signal.signal(number, signal.default_int_handler)
         import readline  # noqa: F401 - It gives input() arrow keys and a history.
-    for name in ("SIGTERM", "SIGHUP", "SIGQUIT"):  # Windows has only the first.
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) == signal.SIG_DFL:  # It is not ignored.
-            signal.signal(number, signal.default_int_handler)
 
 
 def talk(soc: socket.socket) -> None:
@@ -69,13 +70,11 @@ def talk(soc: socket.socket) -> None:
                 soc.recv(MAX_BUFFER_SIZE)  # close() with a reply unread might undo the good-bye.
 
 
-def exchange(soc: socket.socket, replies: io.BufferedReader, message: str) -> None:
+def exchange(soc: socket.socket, replies: BufferedReader, message: str) -> None:
     """Send a message and wait for its reply. Exits if the connection fails."""
     data = message.encode("utf-8", "surrogateescape")
-    if len(data) > MAX_BUFFER_SIZE:
-        print(f"Not sent: message over {MAX_BUFFER_SIZE} bytes")
-    elif "\n" in message:  # Ctrl-V Ctrl-J types one, and it would make two messages of the line.
-        print("Not sent: message over one line")
+    if len(data) > MAX_BUFFER_SIZE or "\n" in message:  # Ctrl-V Ctrl-J types a newline.
+        print(f"Not sent: message over {MAX_BUFFER_SIZE} bytes or one line")
     else:
         try:
             soc.sendall(data + b"\n")
@@ -83,8 +82,9 @@ def exchange(soc: socket.socket, replies: io.BufferedReader, message: str) -> No
             reason = replies.readline() if reply == b"!" else b""
         except OSError as error:
             sys.exit(f"Connection Error: {error}")
-        if reason:  # ascii() spells out what could drive the terminal.
-            print("Refused:", ascii(reason.decode(errors="replace").rstrip())[1:-1])
+        if reason:
+            text = reason.decode(errors="replace").rstrip()
+            print("Refused:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
         elif not reply:
             sys.exit("Connection Error: the server closed the connection")
         elif reply != b"-":

@@ -6,21 +6,20 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Generator
-from threading import Lock, Thread
-from threading import enumerate as all_threads
 
 HOST, PORT = "127.0.0.1", 8000  # an arbitrary non-privileged port
 MAX_BUFFER_SIZE = 5120  # bytes in a message, its line end not counted
 ACCEPT_TIMEOUT = 0.25  # seconds between two looks at whether the listener is closed
 STOP_TIMEOUT = 2.0  # seconds that a stop gives to the messages being worked on
 LINGER = 1.0  # seconds that a client has to close its end after its last message
-CONSOLE_LOCK = Lock()  # The thread that holds it may write to the console.
+CONSOLE_LOCK = threading.Lock()  # The thread that holds it may write to the console.
 # Control characters, line ends, bidi embeddings, overrides and isolates can forge or reorder text.
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
 ESCAPES = {control: ascii(chr(control))[1:-1] for control in CONTROLS}  # [1:-1] cuts off quotes.
-Clients = dict[socket.socket, Thread]  # Each single step on a dict is safe without a lock.
+Clients = dict[socket.socket, threading.Thread]  # A single step on a dict needs no lock.
 
 
 def main() -> None:
@@ -38,17 +37,18 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # A shell script's & ignores SIGINT.
             signal.signal(number, lambda *_: listener.close())  # This is the order to stop.
-    with contextlib.suppress(AttributeError, OSError):  # None and IDLE's have no descriptor.
-        fd = sys.stdout.fileno()  # stdout may be ASCII or, by -u, unbuffered (it loses cut writes).
-        sys.stdout = os.fdopen(fd, "w", -1, sys.stdout.encoding, "backslashreplace", closefd=False)
-        os.set_blocking(fd, True)  # A slow console is waited for.
-    server = Thread(target=start_server, args=(listener,), daemon=True)
+    if sys.__stdout__ and sys.stdout is sys.__stdout__:  # IDLE or a program may set its own.
+        with contextlib.suppress(AttributeError, OSError):  # Windows may lack set_blocking().
+            sys.stdout.flush()  # stdout may be ASCII or, by -u, unbuffered (it loses cut writes).
+            os.set_blocking(1, True)  # A slow console is waited for.
+        sys.stdout = os.fdopen(1, "w", -1, sys.stdout.encoding, "backslashreplace", closefd=False)
+    server = threading.Thread(target=start_server, args=(listener,), daemon=True)
     server.start()  # The main thread handles signals, so it must never wait for the console.
     while listener.fileno() != -1:  # It is -1 once the listener is closed.
         server.join(ACCEPT_TIMEOUT)
     server.join(STOP_TIMEOUT + 0.6)  # A stop may also wait 0.25 for accept() and 0.2 at its end.
     # Python's own exit deals with other threads, and waits for a process_input's pool.
-    if any(thread.name.endswith(("(start_server)", "(client_thread)")) for thread in all_threads()):
+    if any(t.name.endswith(("(start_server)", "(client_thread)")) for t in threading.enumerate()):
         os._exit(0)  # Python's own exit could wait for the console, as these threads may do.
     try:
         print(end="", flush=True)  # show() leaves in the buffer what it could not write.
@@ -91,8 +91,8 @@ def start_server(listener: socket.socket | None = None) -> None:
                 time.sleep(ACCEPT_TIMEOUT)  # Trying again at once would keep a CPU busy.
                 continue
             last_error, name = "", endpoint.format(*(address or ("?", "?")))  # macOS may give None.
-            arguments = (connection, name, clients)  # No exit of Python waits for a daemon thread.
-            clients[connection] = Thread(target=client_thread, args=arguments, daemon=True)
+            args = (connection, name, clients)  # No exit of Python waits for a daemon thread.
+            clients[connection] = threading.Thread(target=client_thread, args=args, daemon=True)
             try:
                 clients[connection].start()
             except (RuntimeError, MemoryError) as error:

@@ -32,18 +32,21 @@ FILES, FILES_AT_MOST = resource.getrlimit(resource.RLIMIT_NOFILE)  # descriptors
 MANY = max(5, min(100, FILES // 3 - 15))  # clients at once
 OPENED = contextlib.ExitStack()  # It closes at the end of a test what the test has opened.
 case = pytest.param
-LONG = "a" * 9999
+LONG = "\xf6\\" * 5000
 OVER = "message over 5120 bytes"
+NOT_SENT = f"Not sent: {OVER} or one line\n -> \n"
 UNCHANGED = "\u4f60\u3000\xa0\u200d\u2027\u202f\u2065\u206a\U0001fae8"  # These stay as they are.
 PROMPT = "Please enter 'quit' to exit\n -> "  # The client's cases begin after it.
 ERROR = "Connection Error: "
 BAD_PORT = "argument --port: not in 0 to 65535"
 MANY_FILES = {"before": "ulimit -n 1200", "change": "import os; [os.dup(0) for _ in range(1100)]"}
 FEW = pytest.mark.skipif(0 < FILES_AT_MOST < 1200, reason="too few descriptors are allowed")
-QUICK = {"change": "script.ACCEPT_TIMEOUT = script.STOP_TIMEOUT = 0.02"}  # A stop is quicker.
+# The server script gives a stop up after STOP_TIMEOUT and 0.6 seconds, so here after 0.1.
+QUICK = {"change": "script.ACCEPT_TIMEOUT = 0.02; script.STOP_TIMEOUT = -0.5"}
 IMPATIENT = {"change": "script.TIMEOUT = 0.1"}
 PATIENT = {"change": "script.TIMEOUT = 1000"}
-EVAL = {"change": QUICK["change"] + "; script.process_input = eval"}  # Messages are expressions.
+# Messages are expressions here.
+EVAL = {"change": "script.process_input = eval; script.ACCEPT_TIMEOUT = script.STOP_TIMEOUT = 0.1"}
 # This message leaves a thread of its own, and something to do at Python's own exit.
 TIMER = "str((__import__('threading').Timer(9, int).start(), __import__('atexit').register(print)))"
 NO_STDERR = {"before": "exec 2>&-; INPUTRC=README.md"}  # readline complains of it.
@@ -367,13 +370,13 @@ def test_a_slow_non_blocking_console_shows_all_lines_whole_through_ctrl_z():
 
 
 def test_a_message_stays_whole_on_a_console_that_takes_it_line_by_line():
-    write = "lambda text: [os.write(1, line) for line in text.encode().splitlines(True)]"
-    change = f"import io, os, sys; sys.stdout = io.TextIOBase(); sys.stdout.write = {write}"
-    server, first = serve(change=change)  # IDLE's stdout has no descriptor and no lock, either.
+    write = "[(os.write(1, f'> {line}'.encode()), time.sleep(0)) for line in text.splitlines(True)]"
+    stdout = "sys.stdout = io.TextIOBase(); sys.stdout.write = lambda text:"  # It is like IDLE's.
+    server, first = serve(change=f"import io, os, sys, time; {stdout} {write}")
     for client in [first, *(connect(first.getpeername()) for _ in range(9))]:
         client.sendall(b"Zack\n" * 100)
     for _ in range(1000):
-        read_until(server.stdout, b" client\nProcessed result: Hello ZACK\n")
+        read_until(server.stdout, b" client\n> Processed result: Hello ZACK\n")
 
 
 def test_replies_wait_for_a_paused_console_but_a_stop_does_not():
@@ -478,10 +481,10 @@ def meet(**how):
         case({}, "Zack\n\nquit \nx\n", "--", 0, " ->  -> ", "Zack\n\n", id="quit"),
         case({}, "Zack \n--Quit--\n", "-", 0, " -> ", "Zack\n", id="--quit--"),
         case({}, "QUIT", "-", 0, " -> \n", "QUIT\n", id="QUIT, and the end of a pipe"),
-        case({}, "a", "!\x1b\udcff", 0, "Refused: \\x1b\\ufffd\n -> \n", "a\n", id="refused"),
+        case({}, "a", "!\x1b\udcff", 0, "Refused: \\x1b\ufffd\n -> \n", "a\n", id="refused"),
         case({}, "a", "!" + LONG, 0, f"Refused: {LONG}\n -> \n", "a\n", id="refused at length"),
         case({}, "\udcff", f"!{ODD}\n", 0, f"Refused: {ODD}\n -> \n", "\udcff\n", id="not UTF-8"),
-        case({}, "\xe9" * 2560 + "a", "", 0, f"Not sent: {OVER}\n -> \n", "", id="too long"),
+        case({}, "\xe9" * 2560 + "a", "", 0, NOT_SENT, "", id="too long"),
         case({}, "a" * 5120, "-", 0, " -> \n", "a" * 5120 + "\n", id="not too long"),
         case({}, "a\nb\n", " x", 1, f"{ERROR}unexpected reply b' '\n", "a\n", id="a blank"),
         case({}, "a\nb\n", "Hi\n", 1, f"{ERROR}unexpected reply b'H'\n", "a\n", id="a text"),
@@ -492,6 +495,7 @@ def meet(**how):
         case({"before": "exec <&-"}, "a\n", "-", 0, "\n", "", id="no stdin"),
         case({"before": "exec >&-"}, "a\nquit\n", "-", 0, "", "a\n", id="no stdout"),
         case(NO_STDERR, "a\nquit\n", "-", 0, " -> ", "a\n", id="no stderr"),
+        case({"change": "script.sys.stdout = None"}, "a\n", "-", 0, "", "a\n", id="own stdout"),
         case({"before": "exec >/dev/full"}, "a\n", "-", 1, DISK_FULL, "", id="disk full"),
         case(MANY_FILES, "a\n", "-", 0, " -> \n", "a\n", id="a descriptor over 1023", marks=FEW),
     ],
@@ -516,24 +520,25 @@ def test_a_good_bye_to_a_server_that_is_gone_is_no_error():
 
 
 @pytest.mark.parametrize(
-    ("actions", "sent"),
+    ("how", "actions", "sent"),
     [
-        case(["quit\r"], "", id="quit"),
-        case(["\4"], "", id="Ctrl-D"),
-        case([signal.SIGINT], "", id="Ctrl-C"),
-        case([signal.SIGTERM], "", id="SIGTERM"),
-        case([signal.SIGHUP], "", id="SIGHUP"),
-        case([signal.SIGQUIT], "", id="SIGQUIT"),
-        case(["Zack\r", "\x1b[A\x1b[D!\r", "\4"], "Zack\nZac!k\n", id="up, left"),
-        case(["a\x16\n--quit--\r", "\4"], "", id="no newline by Ctrl-V Ctrl-J"),
+        case({}, ["quit\r"], "", id="quit"),
+        case({}, ["\4"], "", id="Ctrl-D"),
+        case({}, [signal.SIGINT], "", id="Ctrl-C"),
+        case({}, [signal.SIGTERM], "", id="SIGTERM"),
+        case({}, [signal.SIGHUP], "", id="SIGHUP"),
+        case({}, [signal.SIGQUIT], "", id="SIGQUIT"),
+        case({}, ["Zack\r", "\x1b[A\x1b[D!\r", "\4"], "Zack\nZac!k\n", id="up, left"),
+        case({}, ["a\x16\n--quit--\r", "\4"], "", id="no newline by Ctrl-V Ctrl-J"),
+        case({"before": "exec 2>&-"}, ["\x7fa\r", "\4"], "a\n", id="no stderr for a bell"),
     ],
 )
-def test_on_a_terminal_keys_edit_the_line_and_every_way_out_says_good_bye(actions, sent):
+def test_on_a_terminal_keys_edit_the_line_and_every_way_out_says_good_bye(how, actions, sent):
     if len(actions) > 1 and "GNU" not in (pytest.importorskip("readline").__doc__ or ""):
         pytest.skip("only GNU readline has these keys")
     terminal, tty = (OPENED.enter_context(os.fdopen(end, "r+b", 0)) for end in os.openpty())
     modes = termios.tcgetattr(tty)
-    client, connection = meet(stream=tty)
+    client, connection = meet(stream=tty, **how)
     connection.sendall(b"--")
     for action in actions:
         read_until(terminal, b"\n -> ")
