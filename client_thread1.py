@@ -36,7 +36,7 @@ def main() -> None:
 
 def prepare_console() -> None:
     """Make the standard streams ready for input(), and let other signals act like Ctrl-C."""
-    null = os.open(os.devnull, os.O_RDWR)  # The connection might get a closed one's descriptor.
+    null = os.open(os.devnull, os.O_RDWR)  # The connection must not get a closed stream's number.
     for name in ("stdin", "stdout", "stderr"):  # One that is closed is None, and input() needs all.
         setattr(sys, name, getattr(sys, name) or os.fdopen(null, "r+", closefd=False))
     if sys.__stdout__ and sys.stdout is sys.__stdout__:  # A program may have set its own.

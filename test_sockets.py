@@ -49,6 +49,7 @@ PATIENT = {"change": "script.TIMEOUT = 1000"}
 EVAL = {"change": "script.process_input = eval; script.ACCEPT_TIMEOUT = script.STOP_TIMEOUT = 0.1"}
 # This message leaves a thread of its own, and something to do at Python's own exit.
 TIMER = "str((__import__('threading').Timer(9, int).start(), __import__('atexit').register(print)))"
+ASCII = {"before": "PYTHONIOENCODING=ascii"}
 NO_STDERR = {"before": "exec 2>&-; INPUTRC=README.md"}  # readline complains of it.
 DISK_FULL = "Console Error: [Errno 28] No space left on device\n"
 ODD = "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
@@ -335,8 +336,8 @@ def test_a_thread_that_cannot_start_costs_only_its_client(capfd):
 @pytest.mark.parametrize(
     ("how", "sent", "shown"),
     [
-        case({}, "Zo\xeb\n", "Hello ZO\xcb\n", id="UTF-8"),
-        case({"before": "PYTHONIOENCODING=ascii"}, "Zo\xeb\n", r"Hello ZO\\xcb\n", id="ASCII"),
+        case({"change": "print(1)"}, "Zo\xeb\n", "(?s)^1\n.*Hello ZO\xcb\n", id="a print, UTF-8"),
+        case(ASCII, "Zo\xeb\n", r"Hello ZO\\xcb\n", id="ASCII"),
         case({"before": "exec >/dev/full", **QUICK}, "Zack\n", "", id="full"),
         case({"before": "exec >&-", **QUICK}, "Zack\n", "", id="closed"),
         case(EVAL, "str(__import__('sys').stdout.close())\n", "", id="closed by process_input"),
@@ -482,6 +483,7 @@ def meet(**how):
         case({}, "Zack \n--Quit--\n", "-", 0, " -> ", "Zack\n", id="--quit--"),
         case({}, "QUIT", "-", 0, " -> \n", "QUIT\n", id="QUIT, and the end of a pipe"),
         case({}, "a", "!\x1b\udcff", 0, "Refused: \\x1b\ufffd\n -> \n", "a\n", id="refused"),
+        case(ASCII, "a", "!\xf6", 0, "Refused: \\xf6\n -> \n", "a\n", id="refused, ASCII"),
         case({}, "a", "!" + LONG, 0, f"Refused: {LONG}\n -> \n", "a\n", id="refused at length"),
         case({}, "\udcff", f"!{ODD}\n", 0, f"Refused: {ODD}\n -> \n", "\udcff\n", id="not UTF-8"),
         case({}, "\xe9" * 2560 + "a", "", 0, NOT_SENT, "", id="too long"),
