@@ -82,7 +82,7 @@ def exchange(soc: socket.socket, replies: BufferedReader, message: str) -> None:
             reason = replies.readline() if reply == b"!" else b""
         except OSError as error:
             sys.exit(f"Connection Error: {error}")
-        if reason:
+        if reason:  # What is not printable could drive the terminal, so it is spelled out.
             text = reason.decode(errors="replace").rstrip()
             print("Refused:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
         elif not reply:

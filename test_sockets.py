@@ -45,7 +45,7 @@ FEW = pytest.mark.skipif(0 < FILES_AT_MOST < 1200, reason="too few descriptors a
 QUICK = {"change": "script.ACCEPT_TIMEOUT = 0.02; script.STOP_TIMEOUT = -0.5"}
 IMPATIENT = {"change": "script.TIMEOUT = 0.1"}
 PATIENT = {"change": "script.TIMEOUT = 1000"}
-# Messages are expressions here.
+# A message is a Python expression here, and its value is shown.
 EVAL = {"change": "script.process_input = eval; script.ACCEPT_TIMEOUT = script.STOP_TIMEOUT = 0.1"}
 # This message leaves a thread of its own, and something to do at Python's own exit.
 TIMER = "str((__import__('threading').Timer(9, int).start(), __import__('atexit').register(print)))"
