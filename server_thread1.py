@@ -39,7 +39,7 @@ def main() -> None:
             signal.signal(number, lambda *_: listener.close())  # This is the order to stop.
     if sys.__stdout__ and sys.stdout is sys.__stdout__:  # IDLE or a program may set its own.
         with contextlib.suppress(AttributeError, OSError):  # Windows may lack set_blocking().
-            sys.stdout.flush()  # stdout may be ASCII or, by -u, unbuffered (it loses cut writes).
+            sys.stdout.flush()  # It is replaced: -u loses cut writes, and ASCII lacks letters.
             os.set_blocking(1, True)  # A slow console is waited for.
         sys.stdout = os.fdopen(1, "w", -1, sys.stdout.encoding, "backslashreplace", closefd=False)
     server = threading.Thread(target=start_server, args=(listener,), daemon=True)

@@ -45,6 +45,7 @@ FEW = pytest.mark.skipif(0 < FILES_AT_MOST < 1200, reason="too few descriptors a
 QUICK = {"change": "script.ACCEPT_TIMEOUT = 0.02; script.STOP_TIMEOUT = -0.5"}
 IMPATIENT = {"change": "script.TIMEOUT = 0.1"}
 PATIENT = {"change": "script.TIMEOUT = 1000"}
+AT_EXIT = {"change": "import atexit; atexit.register(print, 'bye')"}
 # A message is a Python expression here, and its value is shown.
 EVAL = {"change": "script.process_input = eval; script.ACCEPT_TIMEOUT = script.STOP_TIMEOUT = 0.1"}
 # This message leaves a thread of its own, and something to do at Python's own exit.
@@ -341,7 +342,8 @@ def test_a_thread_that_cannot_start_costs_only_its_client(capfd):
         case({"before": "exec >/dev/full", **QUICK}, "Zack\n", "", id="full"),
         case({"before": "exec >&-", **QUICK}, "Zack\n", "", id="closed"),
         case(EVAL, "str(__import__('sys').stdout.close())\n", "", id="closed by process_input"),
-        case(EVAL, f"{TIMER}\n", "stopped\n\n", id="Python's own exit, past other threads"),
+        case(AT_EXIT, "Zack\n", "bye\n$", id="Python's own exit"),
+        case(EVAL, f"{TIMER}\n", "stopped\n\n", id="a thread of process_input"),
         case(EVAL, "'a'\n__import__('time').sleep(60)\n", "Server stopped\n$", id="long work"),
     ],
 )
@@ -384,7 +386,7 @@ def test_replies_wait_for_a_paused_console_but_a_stop_does_not():
     server, client = serve(**QUICK)
     client.sendall((b"a" * 5000 + b"\n") * 50)
     replies = len(client.recv(1))  # The first may take longer than the others.
-    client.settimeout(0.2)
+    client.settimeout(0.3)
     with contextlib.suppress(TimeoutError):  # The console's pipe is full.
         while client.recv(1):
             replies += 1
@@ -432,7 +434,7 @@ def test_a_stop_waits_only_for_the_message_in_hand():
     server.send_signal(signal.SIGINT)
     assert idle.recv(1) == b""
     with pytest.raises(subprocess.TimeoutExpired):  # It waits for the answer.
-        server.wait(0.1)
+        server.wait(0.2)
     server.stdin.write(b"!\n" * 3)
     assert client.makefile("rb").read() == b"-"
     assert re.findall(b"result: (.*)", server.stdout.read()) == [b"!"]
