@@ -106,7 +106,7 @@ def start_server(listener: socket.socket | None = None) -> None:
 def stop_clients(clients: Clients) -> None:
     """End all clients: wait for the messages being worked on, then cut off what is left."""
     remaining = clients.copy()
-    clients.clear()  # A thread that does not find its connection here takes no more messages.
+    clients.clear()  # A thread that finds this empty takes no more messages.
     for how, seconds in ((socket.SHUT_RD, STOP_TIMEOUT), (socket.SHUT_RDWR, 0.2)):
         for connection in remaining:
             with contextlib.suppress(OSError):  # It is closed or reset by now.
@@ -142,20 +142,19 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
     """Show and answer a client's messages. A ValueError refuses one; its text is the reason."""
     lines = receive_input(connection)  # Each turn of the loop runs it up to its next yield.
     for line in lines:
-        message = line.removesuffix(b"\r")  # The line may have ended with CR LF.
-        if connection not in clients:  # A stop ends recv(), so this may be only part of a line.
+        if not clients:  # A stop has emptied it and ended recv(): this may be only part of a line.
             return
         try:
-            if len(message) > MAX_BUFFER_SIZE:
+            if len(line.removesuffix(b"\r")) > MAX_BUFFER_SIZE:  # It may have ended with CR LF.
                 lines.close()  # This turn of the loop is the last: more of the message may follow.
                 raise ValueError(f"message over {MAX_BUFFER_SIZE} bytes")
-            text = message.decode().rstrip()  # Bytes that are not UTF-8 raise a ValueError.
+            text = line.decode().rstrip()  # Bytes that are not UTF-8 raise a ValueError.
             if text.lower() == "--quit--":
                 show("Processing the input received from client\nClient is requesting to quit")
                 return
             result = process_input(text)
             shown = result if result.isprintable() else result.translate(ESCAPES)  # It saves time.
-            show(f"Processing the input received from client\nProcessed result: {shown}")
+            show("Processing the input received from client\nProcessed result: " + shown)
             reply = b"-"
         except ValueError as error:
             reason = str(error).translate(ESCAPES)
@@ -171,7 +170,8 @@ def receive_input(connection: socket.socket) -> Generator[bytes, None, None]:
     """Yield each line without its LF. Before the first LF, what one recv() brings is a line."""
     rest, by_lines, buffer = b"", False, bytearray(MAX_BUFFER_SIZE + len(b"\r\n"))
     while size := connection.recv_into(buffer):  # 0 is the end. recv() would take more memory.
-        *lines, rest = (rest + buffer[:size]).split(b"\n")  # What follows the last LF is the rest.
+        lines = (rest + buffer[:size]).split(b"\n")
+        rest = lines.pop()  # It is what follows the last LF.
         yield from lines
         by_lines = by_lines or bool(lines)  # The article's client sends no newlines.
         if not by_lines or len(rest) >= len(buffer):  # 5122 bytes are too many even with a CR.
