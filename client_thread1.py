@@ -36,7 +36,7 @@ def main() -> None:
 
 def prepare_console() -> None:
     """Make the standard streams ready for input(), and let other signals act like Ctrl-C."""
-    null = os.open(os.devnull, os.O_RDWR)  # The connection must not get a closed stream's number.
+    null = os.open(os.devnull, os.O_RDWR)  # It takes the number that a closed stream left free.
     for name in ("stdin", "stdout", "stderr"):  # One that is closed is None, and input() needs all.
         setattr(sys, name, getattr(sys, name) or os.fdopen(null, "r+", closefd=False))
     if sys.__stdout__ and sys.stdout is sys.__stdout__:  # A program may have set its own.
@@ -74,7 +74,7 @@ def exchange(soc: socket.socket, replies: BufferedReader, message: str) -> None:
     """Send a message and wait for its reply. Exits if the connection fails."""
     data = message.encode("utf-8", "surrogateescape")
     if len(data) > MAX_BUFFER_SIZE or "\n" in message:  # Ctrl-V Ctrl-J types a newline.
-        print(f"Not sent: message over {MAX_BUFFER_SIZE} bytes or one line")
+        print(f"Not sent: over {MAX_BUFFER_SIZE} bytes or more than one line")
     else:
         try:
             soc.sendall(data + b"\n")

@@ -34,7 +34,7 @@ OPENED = contextlib.ExitStack()  # It closes at the end of a test what the test 
 case = pytest.param
 LONG = "\xf6\\" * 5000
 OVER = "message over 5120 bytes"
-NOT_SENT = f"Not sent: {OVER} or one line\n -> \n"
+NOT_SENT = "Not sent: over 5120 bytes or more than one line\n -> \n"
 UNCHANGED = "\u4f60\u3000\xa0\u200d\u2027\u202f\u2065\u206a\U0001fae8"  # These stay as they are.
 PROMPT = "Please enter 'quit' to exit\n -> "  # The client's cases begin after it.
 ERROR = "Connection Error: "
@@ -50,6 +50,8 @@ AT_EXIT = {"change": "import atexit; atexit.register(print, 'bye')"}
 EVAL = {"change": "script.process_input = eval; script.ACCEPT_TIMEOUT = script.STOP_TIMEOUT = 0.1"}
 # This message leaves a thread of its own, and something to do at Python's own exit.
 TIMER = "str((__import__('threading').Timer(9, int).start(), __import__('atexit').register(print)))"
+OWN_STDIN = {"change": "import io; script.sys.stdin = io.StringIO('a')"}
+NO_READLINE = {"change": "script.sys.modules['readline'] = None"}  # import raises ImportError.
 ASCII = {"before": "PYTHONIOENCODING=ascii"}
 NO_STDERR = {"before": "exec 2>&-; INPUTRC=README.md"}  # readline complains of it.
 DISK_FULL = "Console Error: [Errno 28] No space left on device\n"
@@ -243,10 +245,15 @@ def test_a_client_that_reads_no_replies_delays_no_other_and_no_stop(monkeypatch,
 
 
 def test_what_was_received_is_served_although_the_client_left_without_reading():
-    server, client = serve()
-    client.sendall(b"a\n" * 500)
-    client.close()
-    assert read_until(server.stdout, b" closed\n").count(b"Hello A\n") == 500
+    server, first = serve()
+    second = connect(first.getpeername())
+    first.sendall(b"a\n" * 500)
+    first.close()
+    second.sendall(b"b\n" * 500)
+    second.recv(1, socket.MSG_PEEK)  # A reply stays unread, so close() resets the connection.
+    second.close()
+    shown = read_until(server.stdout, b" closed\n") + read_until(server.stdout, b" closed\n")
+    assert (shown.count(b"Hello A\n"), shown.count(b"Hello B\n")) == (500, 500)
 
 
 def test_a_reset_ends_a_client_and_its_connection_has_keepalive_and_nodelay(capfd):
@@ -270,6 +277,7 @@ def test_process_input_may_refuse_a_message_and_another_error_ends_only_its_clie
     assert ask(client, "raise ValueError('\\x1b\\n\\udcff')\n1 / 0\n") == "!\\x1b\\n\\udcff\n"
     read_until(server.stdout, b" refused. Error : \\x1b\\n\\udcff\n")
     read_until(server.stderr, b"ZeroDivisionError: division by zero\n")
+    read_until(server.stdout, b" closed\n")
     assert ask(other, "raise ValueError\nopen('')\n") == "!\n"
     read_until(server.stdout, b" failed. Error : [Errno 2] ")
     assert ask(third, "raise OSError('\\x1b')\n") == ""
@@ -440,6 +448,14 @@ def test_a_stop_waits_only_for_the_message_in_hand():
     assert re.findall(b"result: (.*)", server.stdout.read()) == [b"!"]
 
 
+def test_a_stop_takes_no_half_of_a_line_for_a_message(capfd):
+    with running() as address:
+        for client in [connect(address) for _ in range(MANY)]:
+            client.sendall(b"Zack\nhalf of a line")
+            client.recv(1)
+    assert "HALF" not in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("host", "shown", "client"),
     [
@@ -500,6 +516,7 @@ def meet(**how):
         case({"before": "exec >&-"}, "a\nquit\n", "-", 0, "", "a\n", id="no stdout"),
         case(NO_STDERR, "a\nquit\n", "-", 0, " -> ", "a\n", id="no stderr"),
         case({"change": "script.sys.stdout = None"}, "a\n", "-", 0, "", "a\n", id="own stdout"),
+        case(OWN_STDIN, "", "-", 0, " -> \n", "a\n", id="own stdin"),
         case({"before": "exec >/dev/full"}, "a\n", "-", 1, DISK_FULL, "", id="disk full"),
         case(MANY_FILES, "a\n", "-", 0, " -> \n", "a\n", id="a descriptor over 1023", marks=FEW),
     ],
@@ -509,7 +526,8 @@ def test_the_client_sends_each_line_and_shows_what_fails(how, typed, replies, st
     if replies is not None:  # None is a server that says nothing.
         connection.sendall(replies.encode(errors="surrogateescape"))
         connection.shutdown(socket.SHUT_WR)
-    told = b"".join(client.communicate(typed.encode(errors="surrogateescape"))).decode()
+    typed = typed.encode(errors="surrogateescape")
+    told = b"".join(client.communicate(typed, TIMEOUT / 3)).decode()  # Ten seconds are too long.
     received = connection.makefile(encoding="utf-8", errors="surrogateescape").read()
     assert (client.returncode, told.removeprefix(PROMPT)) == (status, shown)
     assert received == f"{sent}--quit--\n"
@@ -530,6 +548,7 @@ def test_a_good_bye_to_a_server_that_is_gone_is_no_error():
         case({}, ["\4"], "", id="Ctrl-D"),
         case({}, [signal.SIGINT], "", id="Ctrl-C"),
         case({}, [signal.SIGTERM], "", id="SIGTERM"),
+        case(NO_READLINE, [signal.SIGTERM], "", id="SIGTERM without readline"),
         case({}, [signal.SIGHUP], "", id="SIGHUP"),
         case({}, [signal.SIGQUIT], "", id="SIGQUIT"),
         case({}, ["Zack\r", "\x1b[A\x1b[D!\r", "\4"], "Zack\nZac!k\n", id="up, left"),
