@@ -47,7 +47,7 @@ def main() -> None:
     while listener.fileno() != -1:  # It is -1 once the listener is closed.
         server.join(ACCEPT_TIMEOUT)
     server.join(STOP_TIMEOUT + 0.6)  # A stop may also wait 0.25 for accept() and 0.2 at its end.
-    # Python's own exit deals with other threads, and waits for a process_input's pool.
+    # Threads bear their function's name. Python's own exit deals with those of a process_input.
     if any(t.name.endswith(("(start_server)", "(client_thread)")) for t in threading.enumerate()):
         os._exit(0)  # Python's own exit could wait for the console, as these threads may do.
     try:
@@ -76,7 +76,7 @@ def start_server(listener: socket.socket | None = None) -> None:
             name = endpoint.format(*listener.getsockname())
             show(f"Socket created\nSocket now listening on {name}")
         while True:
-            # Threads that wait for the GIL wake up once per interval: allow 8000 a second in all.
+            # Threads that wait for the GIL wake up once per interval: allow 8000 wake-ups a second.
             sys.setswitchinterval(max(switch_interval, len(clients) / 8000))
             try:
                 connection, address = listener.accept()
@@ -146,7 +146,7 @@ def answer_messages(connection: socket.socket, name: str, clients: Clients) -> N
             return
         try:
             if len(line.removesuffix(b"\r")) > MAX_BUFFER_SIZE:  # It may have ended with CR LF.
-                lines.close()  # This turn of the loop is the last: more of the message may follow.
+                lines.close()  # It ends the loop's generator: more of the message may follow.
                 raise ValueError(f"message over {MAX_BUFFER_SIZE} bytes")
             text = line.decode().rstrip()  # Bytes that are not UTF-8 raise a ValueError.
             if text.lower() == "--quit--":
@@ -190,7 +190,7 @@ def show(text: str) -> None:
     """Write text to the console as lines of their own; a console that fails raises nothing."""
     with CONSOLE_LOCK:
         try:
-            sys.stdout.write(text + "\n")  # print() writes twice to a terminal.
+            sys.stdout.write(text + "\n")  # print() may write it in two parts.
             sys.stdout.flush()
         except (OSError, ValueError, AttributeError):
             pass  # The console is full, closed or None.
