@@ -36,8 +36,8 @@ def main() -> None:
 
 def prepare_console() -> None:
     """Make the standard streams ready for input(), and let other signals act like Ctrl-C."""
-    null = os.open(os.devnull, os.O_RDWR)  # It takes the number that a closed stream left free.
     for name in ("stdin", "stdout", "stderr"):  # One that is closed is None, and input() needs all.
+        null = os.open(os.devnull, os.O_RDWR)  # It takes a number that a closed stream left free.
         setattr(sys, name, getattr(sys, name) or os.fdopen(null, "r+", closefd=False))
     if sys.__stdout__ and sys.stdout is sys.__stdout__:  # A program may have set its own.
         raw = os.fdopen(1, "wb", 0, closefd=False)  # A buffer's flush at exit might fail.

@@ -34,14 +34,14 @@ def main() -> None:
         listener = open_listener(args.host, args.port)
     except (OSError, ValueError) as error:
         sys.exit(f"Bind failed. Error : {error}")
+    if sys.__stdout__ and sys.stdout is sys.__stdout__:  # IDLE or a program may set its own.
+        with contextlib.suppress(AttributeError, OSError):  # Windows may lack set_blocking().
+            os.set_blocking(1, True)  # A slow console is waited for.
+            sys.stdout.flush()  # It is replaced now: -u loses cut writes, and ASCII lacks letters.
+        sys.stdout = os.fdopen(1, "w", -1, sys.stdout.encoding, "backslashreplace", closefd=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # A shell script's & ignores SIGINT.
             signal.signal(number, lambda *_: listener.close())  # This is the order to stop.
-    if sys.__stdout__ and sys.stdout is sys.__stdout__:  # IDLE or a program may set its own.
-        with contextlib.suppress(AttributeError, OSError):  # Windows may lack set_blocking().
-            sys.stdout.flush()  # It is replaced: -u loses cut writes, and ASCII lacks letters.
-            os.set_blocking(1, True)  # A slow console is waited for.
-        sys.stdout = os.fdopen(1, "w", -1, sys.stdout.encoding, "backslashreplace", closefd=False)
     server = threading.Thread(target=start_server, args=(listener,), daemon=True)
     server.start()  # The main thread handles signals, so it must never wait for the console.
     while listener.fileno() != -1:  # It is -1 once the listener is closed.
