@@ -36,9 +36,9 @@ def main() -> None:
 
 def prepare_console() -> None:
     """Make the standard streams ready for input(), and let other signals act like Ctrl-C."""
-    for name in ("stdin", "stdout", "stderr"):  # One that is closed is None, and input() needs all.
-        null = os.open(os.devnull, os.O_RDWR)  # It takes a number that a closed stream left free.
-        setattr(sys, name, getattr(sys, name) or os.fdopen(null, "r+", closefd=False))
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # It is closed. Its number must not go to the connection.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r+", closefd=False))
     if sys.__stdout__ and sys.stdout is sys.__stdout__:  # A program may have set its own.
         raw = os.fdopen(1, "wb", 0, closefd=False)  # A buffer's flush at exit might fail.
         sys.stdout = TextIOWrapper(raw, sys.stdout.encoding, "backslashreplace", write_through=True)

@@ -452,7 +452,7 @@ def test_a_stop_takes_no_half_of_a_line_for_a_message(capfd):
     with running() as address:
         for client in [connect(address) for _ in range(MANY)]:
             client.sendall(b"Zack\nhalf of a line")
-            client.recv(1)
+            assert client.recv(1) == b"-"
     assert "HALF" not in capfd.readouterr().out
 
 
@@ -527,7 +527,7 @@ def test_the_client_sends_each_line_and_shows_what_fails(how, typed, replies, st
         connection.sendall(replies.encode(errors="surrogateescape"))
         connection.shutdown(socket.SHUT_WR)
     typed = typed.encode(errors="surrogateescape")
-    told = b"".join(client.communicate(typed, TIMEOUT / 3)).decode()  # Ten seconds are too long.
+    told = b"".join(client.communicate(typed, TIMEOUT / 3)).decode()  # A good-bye takes a second.
     received = connection.makefile(encoding="utf-8", errors="surrogateescape").read()
     assert (client.returncode, told.removeprefix(PROMPT)) == (status, shown)
     assert received == f"{sent}--quit--\n"
